@@ -1,0 +1,53 @@
+"""What can go wrong for a user, and the exit code of each.
+
+0 done · 1 a bug · 2 usage · 3 bad input or data · 4 Kaggle refused · 5 Kaggle or network
+unavailable · 6 still pending when the time was up · 130 interrupted.
+"""
+
+
+class HW4Error(Exception):
+    """A problem the user can mend: `cause` says what is wrong, `remedy` what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, cause: str, remedy: str = "") -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.cause}\n  {self.remedy}" if self.remedy else self.cause
+
+    def __reduce__(self) -> tuple[type["HW4Error"], tuple[str, str]]:
+        # Errors cross process borders: by default pickle would drop the remedy.
+        return type(self), (self.cause, self.remedy)
+
+
+class UsageError(HW4Error):
+    """The command line asks for something that does not exist or contradicts itself."""
+
+    exit_code = 2
+
+
+class DataError(HW4Error):
+    """An input, an artefact or the workspace itself cannot be used."""
+
+    exit_code = 3
+
+
+class RefusedError(HW4Error):
+    """Kaggle answered no: credentials, rules, quota, no such competition."""
+
+    exit_code = 4
+
+
+class UnavailableError(HW4Error):
+    """Kaggle or the network could not be reached, or its answer made no sense."""
+
+    exit_code = 5
+
+
+class PendingError(HW4Error):
+    """Not finished when the time was up; the message names what to continue with."""
+
+    exit_code = 6

@@ -1,0 +1,150 @@
+"""Where artefacts live (`data/ folds/ runs/ submissions/`), and how a file appears there whole or not at all."""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kaggle_hw4.errors import DataError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder given by `--root`; nothing is created before something is written."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def store(self) -> Path:
+        return self.data / "store"
+
+    @property
+    def folds_file(self) -> Path:
+        return self.root / "folds" / "folds.json"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def submissions(self) -> Path:
+        return self.root / "submissions"
+
+    @property
+    def ledger(self) -> Path:
+        return self.submissions / "ledger.sqlite"
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write `path` into one clear message.
+
+    Raises:
+        DataError: disk full, quota reached, read-only or not permitted.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"{path}: no space left on the disk",
+                "Free some space and run the same command again; finished work is kept.",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise DataError(
+                f"{path}: cannot be written ({os.strerror(error.errno)})",
+                "Choose a workspace you may write to with --root DIR.",
+            ) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise DataError(f"{path}: {os.strerror(error.errno)}", "Move what is in the way.") from error
+        raise
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well it takes the final name.
+
+    An error or a kill leaves the former content of `path`, if any, untouched. A folder works
+    too, as long as none stands under the final name. Raises DataError where writing is refused.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        try:
+            yield temporary
+            if temporary.is_file():
+                with open(temporary, "rb") as written:
+                    os.fsync(written.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            _remove(temporary)
+            raise
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a killed process left behind while writing `path`."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        pid = leftover.name.split(".")[-2]
+        if pid.isdigit() and not _alive(int(pid)):
+            _remove(leftover)
+
+
+def _alive(pid: int) -> bool:
+    if os.name != "posix":
+        return True  # there is no harmless signal to ask with: keep the file
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Read a JSON artefact of ours. Raises DataError with `remedy` when missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing", remedy) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}", remedy) from error
+
+
+def content_hash(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of a JSON value: names an input in everything made from it."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """First 16 hex digits of the SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
