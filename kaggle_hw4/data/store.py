@@ -1,0 +1,122 @@
+"""The packed store: all frames of all utterances in one file that is mapped into memory, and an index."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kaggle_hw4.competition import N_MELS
+from kaggle_hw4.errors import DataError
+from kaggle_hw4.workspace import content_hash, read_json, write_json
+
+FORMAT = 1
+DTYPES = ("float16", "float32")
+_REPACK = "Delete this folder and run `kaggle-hw4 data` to pack it again."
+
+
+@dataclass(frozen=True)
+class Store:
+    """The utterances of one competition.
+
+    `index` has a row per utterance, train first, in the order of the competition's tables:
+    `id` (file name), `speaker` (class index, -1 for test), `offset` and `length` (frames) and
+    `digest` (of the original tensor's bytes: equal for byte-identical twins). `speakers[i]` is the
+    id of class i. `hash` names the content, whatever the dtype. Positions in `index` are "rows".
+    """
+
+    folder: Path
+    index: pd.DataFrame
+    speakers: list[str]
+    total_frames: int
+    dtype: str
+    competition: str
+    source: str
+    hash: str
+
+    @cached_property
+    def frames(self) -> np.memmap:
+        """All frames, mapped: (total frames, 40). Copy-on-write, which torch can share without a warning."""
+        return np.memmap(self.folder / "frames.bin", self.dtype, mode="c", shape=(self.total_frames, N_MELS))
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        return self.index["offset"].to_numpy()
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return self.index["length"].to_numpy()
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        return self.index["speaker"].to_numpy()
+
+    @cached_property
+    def train_rows(self) -> np.ndarray:
+        return np.flatnonzero(self.labels >= 0)
+
+    @cached_property
+    def test_rows(self) -> np.ndarray:
+        return np.flatnonzero(self.labels < 0)
+
+    @property
+    def test_ids(self) -> list[str]:
+        return self.index["id"].iloc[self.test_rows].tolist()
+
+
+def data_hash(index: pd.DataFrame, speakers: list[str]) -> str:
+    """Names the content of a store: which tensors, under which names, by which speakers."""
+    rows = [list(row) for row in index[["id", "speaker", "digest"]].itertuples(index=False)]
+    return content_hash([speakers, rows])
+
+
+def write_index(
+    folder: Path,
+    index: pd.DataFrame,
+    *,
+    speakers: list[str],
+    total_frames: int,
+    dtype: str,
+    competition: str,
+    source: str,
+) -> None:
+    """Write what `open_store` reads beside `frames.bin`."""
+    index.to_csv(folder / "index.csv", index=False)
+    header = {
+        "format": FORMAT,
+        "competition": competition,
+        "source": source,
+        "dtype": dtype,
+        "total_frames": total_frames,
+        "hash": data_hash(index, speakers),
+        "speakers": speakers,
+    }
+    write_json(folder / "store.json", header)
+
+
+def open_store(folder: Path) -> Store:
+    """Open a packed store.
+
+    Raises:
+        DataError: none there (says which command makes it), damaged, or of another version.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"no data in {folder.parent}", "Run `kaggle-hw4 data` first (or `kaggle-hw4 data --from PATH`)."
+        )
+    header = read_json(folder / "store.json", _REPACK)
+    try:
+        if header.pop("format") != FORMAT:
+            raise DataError(f"{folder} was packed by another version of kaggle-hw4", _REPACK)
+        store = Store(folder, pd.read_csv(folder / "index.csv"), **header)
+        expected = store.total_frames * N_MELS * np.dtype(store.dtype).itemsize
+        actual = (folder / "frames.bin").stat().st_size
+        found = data_hash(store.index, store.speakers)
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise DataError(f"{folder} is damaged: {error}", _REPACK) from error
+    if actual != expected:
+        raise DataError(f"{folder}/frames.bin has {actual} bytes, not {expected}", _REPACK)
+    if found != store.hash:
+        raise DataError(f"{folder}/index.csv was changed: its hash is {found}, not {store.hash}", _REPACK)
+    return store

@@ -1,0 +1,99 @@
+"""The speaker-stratified k-fold split, written once to `folds/`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kaggle_hw4.data.store import Store
+from kaggle_hw4.errors import DataError, UsageError
+from kaggle_hw4.workspace import content_hash, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Folds:
+    """`fold_of[i]` is the fold that holds out the i-th training utterance (`store.train_rows[i]`)."""
+
+    k: int
+    seed: int
+    fold_of: np.ndarray
+    hash: str
+
+    def validation_rows(self, fold: int) -> np.ndarray:
+        """Rows of the store held out in `fold`; train utterances are the store's first rows."""
+        return np.flatnonzero(self.fold_of == fold)
+
+    def training_rows(self, fold: int) -> np.ndarray:
+        return np.flatnonzero(self.fold_of != fold)
+
+
+def split(store: Store, k: int, seed: int) -> np.ndarray:
+    """Fold of each training utterance: (n_train,) int.
+
+    Stratified over speakers on one representative of each distinct content; byte-identical twins
+    follow it, so that no fold is validated on an utterance it was trained on.
+
+    Raises:
+        UsageError: k < 2.
+        DataError: a speaker has fewer than k different utterances.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    if k < 2:
+        raise UsageError(f"--k {k}: a split needs at least 2 folds")
+    train = store.index.iloc[store.train_rows]
+    distinct = train.drop_duplicates("digest")
+    counts = distinct["speaker"].value_counts()
+    rare = [store.speakers[i] for i in range(len(store.speakers)) if counts.get(i, 0) < k]
+    if rare:
+        names = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
+        raise DataError(f"fewer than {k} different utterances of {names}", "Use a smaller --k.")
+    of_content = {}
+    splitter = StratifiedKFold(k, shuffle=True, random_state=seed)
+    for fold, (_, held_out) in enumerate(splitter.split(distinct, distinct["speaker"])):
+        of_content.update(dict.fromkeys(distinct["digest"].iloc[held_out], fold))
+    return train["digest"].map(of_content).to_numpy()
+
+
+def make_folds(store: Store, path: Path, *, k: int = 5, seed: int = 0) -> Folds:
+    """The split with this k and seed: read from `path`, or made and written there.
+
+    Raises:
+        DataError: `path` holds another split, or one of other data; what `split` raises.
+    """
+    if path.exists():
+        folds = load_folds(store, path)
+        if (folds.k, folds.seed) != (k, seed):
+            raise DataError(
+                f"{path} holds a split with k={folds.k}, seed={folds.seed}, not k={k}, seed={seed}",
+                "Runs depend on it: use another --root for another split, or delete the file and `runs/`.",
+            )
+        return folds
+    fold_of = split(store, k, seed)
+    names = store.index["id"].iloc[store.train_rows]
+    assignment = dict(zip(names, fold_of.tolist(), strict=True))
+    write_json(path, {"k": k, "seed": seed, "data": store.hash, "fold_of": assignment})
+    return load_folds(store, path)
+
+
+def load_folds(store: Store, path: Path) -> Folds:
+    """Read the split at `path`.
+
+    Raises:
+        DataError: none there, broken, or made for other data (both hashes are named).
+    """
+    content = read_json(path, "Run `kaggle-hw4 folds` to make it.")
+    again = f"Delete {path} and run `kaggle-hw4 folds` again, or use another --root."
+    try:
+        k, seed, data, assignment = (content[key] for key in ("k", "seed", "data", "fold_of"))
+        if data != store.hash:
+            raise DataError(
+                f"{path} was made for the data {data}, but {store.folder} holds {store.hash}", again
+            )
+        names = store.index["id"].iloc[store.train_rows]
+        fold_of = np.array([assignment[name] for name in names])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path} is not a split of this data: {error!r}", again) from error
+    if len(assignment) != len(fold_of) or set(fold_of.tolist()) != set(range(k)):
+        raise DataError(f"{path} does not assign every training utterance to one of {k} folds", again)
+    return Folds(k, seed, fold_of, content_hash(content))

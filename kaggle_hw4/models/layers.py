@@ -1,0 +1,179 @@
+"""The layers of our encoders. Everywhere `x` is (batch, time, d) and `mask` is (batch, time), True where a
+frame is real, or None when all are: no layer lets a padded frame reach a real one."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` from 16-bit draws: on CPU stock dropout is a serial draw per element, a quarter of a step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        if x.device.type != "cpu":
+            return super().forward(x)
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        draws = words.view(torch.int16)[: x.numel()].view(x.shape)
+        keep = draws >= round(self.p * 2**16) - 2**15
+        return x * keep.to(x.dtype).mul_(1 / (1 - self.p))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with the parameters, and their names, of `nn.MultiheadAttention`."""
+
+    def __init__(self, d: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = Dropout(dropout)
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * d, d))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * d))
+        self.out_proj = nn.Linear(d, d)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        batch, time, d = x.shape
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        q, k, v = qkv.view(batch, time, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        keys = None if mask is None else mask[:, None, None, :]
+        if self.training and self.dropout.p:
+            # Dropout of the weights keeps PyTorch off its fused attention, and its own path is slower than this.
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            if keys is not None:
+                scores = scores.masked_fill(~keys, float("-inf"))
+            y = self.dropout(scores.softmax(-1)) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+        return self.out_proj(y.transpose(1, 2).reshape(batch, time, d))
+
+
+class FrameBatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of (batch, time, d) whose statistics are those of the real frames only."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        if mask is None or not self.training:
+            return super().forward(x.flatten(0, 1)).view_as(x)
+        return torch.zeros_like(x).masked_scatter(mask[:, :, None], super().forward(x[mask]))
+
+
+class DepthwiseConv(nn.Module):
+    """Convolution over time, one filter per feature, odd kernel, zeros beyond both ends.
+
+    The same function and parameters as `nn.Conv1d(d, d, kernel, padding="same", groups=d)`, computed
+    as a channels-last 2-D convolution: 3 times faster forward and backward on CPU, no transposition.
+    """
+
+    def __init__(self, d: int, kernel: int) -> None:
+        super().__init__()
+        stock = nn.Conv1d(d, d, kernel, groups=d)  # for its initialisation
+        self.weight, self.bias = stock.weight, stock.bias
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None:
+            x = x.masked_fill(~mask[:, :, None], 0.0)
+        d, _, kernel = self.weight.shape
+        image = x.transpose(1, 2).unsqueeze(2)  # (batch, d, 1, time), in memory still time-major
+        y = F.conv2d(image, self.weight.unsqueeze(2), self.bias, padding=(0, kernel // 2), groups=d)
+        return y.squeeze(2).transpose(1, 2)
+
+
+class TransformerLayer(nn.Module):
+    """Post-norm transformer encoder layer with ReLU (Vaswani et al. 2017).
+
+    The parameters, their names and the function of `nn.TransformerEncoderLayer(batch_first=True)`.
+    """
+
+    def __init__(self, d: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attn = SelfAttention(d, heads, dropout)
+        self.linear1 = nn.Linear(d, feedforward)
+        self.linear2 = nn.Linear(feedforward, d)
+        self.norm1 = nn.LayerNorm(d)
+        self.norm2 = nn.LayerNorm(d)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.norm1(x + self.dropout(self.self_attn(x, mask)))
+        hidden = self.dropout(F.relu(self.linear1(x)))
+        return self.norm2(x + self.dropout(self.linear2(hidden)))
+
+
+class HalfFeedForward(nn.Sequential):
+    """The conformer's feed-forward module; its output enters the residual stream at half strength."""
+
+    def __init__(self, d: int, hidden: int, dropout: float) -> None:
+        super().__init__(
+            nn.LayerNorm(d),
+            nn.Linear(d, hidden),
+            nn.SiLU(),
+            Dropout(dropout),
+            nn.Linear(hidden, d),
+            Dropout(dropout),
+        )
+
+
+class ConvolutionModule(nn.Module):
+    """The conformer's convolution module; its pointwise convolutions are linear layers."""
+
+    def __init__(self, d: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(d)
+        self.pointwise1 = nn.Linear(d, 2 * d)
+        self.depthwise = DepthwiseConv(d, kernel)
+        self.batch_norm = FrameBatchNorm(d)
+        self.pointwise2 = nn.Linear(d, d)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = F.glu(self.pointwise1(self.layer_norm(x)), dim=-1)
+        x = F.silu(self.batch_norm(self.depthwise(x, mask), mask))
+        return self.dropout(self.pointwise2(x))
+
+
+class ConformerLayer(nn.Module):
+    """Conformer layer (Gulati et al. 2020) as in torchaudio: the same function on full-length input.
+
+    On padded input torchaudio's convolution reads the padding (pytorch/audio #4205); ours does not.
+    """
+
+    def __init__(self, d: int, heads: int, feedforward: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.ffn1 = HalfFeedForward(d, feedforward, dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(d)
+        self.self_attn = SelfAttention(d, heads, dropout)
+        self.self_attn_dropout = Dropout(dropout)
+        self.conv_module = ConvolutionModule(d, kernel, dropout)
+        self.ffn2 = HalfFeedForward(d, feedforward, dropout)
+        self.final_layer_norm = nn.LayerNorm(d)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + 0.5 * self.ffn1(x)
+        x = x + self.self_attn_dropout(self.self_attn(self.self_attn_layer_norm(x), mask))
+        x = x + self.conv_module(x, mask)
+        x = x + 0.5 * self.ffn2(x)
+        return self.final_layer_norm(x)
+
+
+# Where torchaudio keeps what we keep elsewhere.
+_TORCHAUDIO_NAMES = (
+    ("ffn1.sequential.", "ffn1."),
+    ("ffn2.sequential.", "ffn2."),
+    ("conv_module.sequential.0.", "conv_module.pointwise1."),
+    ("conv_module.sequential.2.", "conv_module.depthwise."),
+    ("conv_module.sequential.3.", "conv_module.batch_norm."),
+    ("conv_module.sequential.5.", "conv_module.pointwise2."),
+)
+
+
+def from_torchaudio(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a `torchaudio.models.Conformer` as the state of an `nn.ModuleList` of our layers."""
+    converted = {}
+    for name, value in state.items():
+        name = name.removeprefix("conformer_layers.")
+        for theirs, ours in _TORCHAUDIO_NAMES:
+            name = name.replace(theirs, ours)
+        pointwise = name.endswith(("pointwise1.weight", "pointwise2.weight"))
+        converted[name] = value.squeeze(-1) if pointwise else value
+    return converted

@@ -1,0 +1,149 @@
+"""What one training is and where it lies: a job (variant, seed, fold), its folder, its artefacts."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kaggle_hw4.data.store import Store
+from kaggle_hw4.errors import DataError
+from kaggle_hw4.folds import Folds
+from kaggle_hw4.variants import Variant
+from kaggle_hw4.workspace import Workspace, content_hash, read_json, write_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to train: `name` is the variant's, `fold` the fold held out."""
+
+    name: str
+    variant: Variant
+    seed: int
+    fold: int
+
+    @property
+    def member(self) -> str:
+        return member_name(self.name, self.seed)
+
+    def __str__(self) -> str:
+        return f"{self.member} fold {self.fold}"
+
+    @property
+    def torch_seed(self) -> int:
+        """The same fold and seed see the same crops under every variant, so that variants compare in pairs."""
+        return self.seed * 1000 + self.fold
+
+
+def member_name(variant: str, seed: int) -> str:
+    return f"{variant}-s{seed}"
+
+
+def with_steps(variant: Variant, steps: int | None) -> Variant:
+    """The variant at another length; the warm-up never takes more than a tenth of it."""
+    if steps is None:
+        return variant
+    return replace(variant, steps=steps, warmup=min(variant.warmup, max(1, steps // 10)))
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folder `runs/<member>/fold<k>` of a job.
+
+    `run.json` says what it was made from, `log.jsonl` how it went, `checkpoint.pt` where to go on;
+    at the end `weights.safetensors`, `oof.npy` (validation utterances of the fold, speakers) and
+    `test.npy` (test utterances, speakers), float32 logits, and last `result.json`.
+    """
+
+    folder: Path
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "run.json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights.safetensors"
+
+    @property
+    def oof(self) -> Path:
+        return self.folder / "oof.npy"
+
+    @property
+    def test(self) -> Path:
+        return self.folder / "test.npy"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "result.json"
+
+    @property
+    def finished(self) -> bool:
+        return self.result.exists()
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """What was logged so far; a line cut by a kill ends the list."""
+        lines: list[dict[str, Any]] = []
+        if self.log.exists():
+            for text in self.log.read_text(encoding="utf-8").splitlines():
+                try:
+                    lines.append(json.loads(text))
+                except ValueError:
+                    break
+        return lines
+
+
+def run_of(workspace: Workspace, job: Job) -> Run:
+    return Run(workspace.runs / job.member / f"fold{job.fold}")
+
+
+def identity(job: Job, store: Store, folds: Folds) -> dict[str, Any]:
+    """All that decides the result of a job, and `hash`, which names it."""
+    made_from = {
+        "variant": job.name,
+        "recipe": job.variant.recipe(),
+        "seed": job.seed,
+        "fold": job.fold,
+        "data": store.hash,
+        "dtype": store.dtype,
+        "folds": folds.hash,
+    }
+    return made_from | {"hash": content_hash(made_from)}
+
+
+def claim(run: Run, expected: dict[str, Any]) -> None:
+    """Make the folder of a job, or check that what lies there was made from the same.
+
+    Raises:
+        DataError: it was made from something else; the differences are named.
+    """
+    if not run.record.exists():
+        write_json(run.record, expected)
+    check_identity(run, expected)
+
+
+def check_identity(run: Run, expected: dict[str, Any]) -> None:
+    found = read_json(run.record, f"Delete {run.folder} and train it again.")
+    if found != expected:
+        raise DataError(
+            f"{run.folder} was made from something else: {_difference(found, expected)}",
+            f"Use another --root, or delete {run.folder.parent} to train it anew.",
+        )
+
+
+def _difference(found: Any, expected: dict[str, Any]) -> str:
+    def flat(record: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in record.items() if k not in ("recipe", "hash")} | record.get("recipe", {})
+
+    if not isinstance(found, dict) or not isinstance(found.get("recipe"), dict):
+        return "run.json is not a record of a run"
+    there, asked = flat(found), flat(expected)
+    keys = [key for key in there | asked if there.get(key) != asked.get(key)]
+    return ", ".join(f"{key} {there.get(key)} there, {asked.get(key)} now" for key in keys)

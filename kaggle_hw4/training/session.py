@@ -1,0 +1,195 @@
+"""Do one job: train it or go on with it, then write its weights, logits and result."""
+
+import json
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from kaggle_hw4.data.crops import CropSampler, Frames
+from kaggle_hw4.data.store import Store
+from kaggle_hw4.errors import DataError
+from kaggle_hw4.folds import Folds
+from kaggle_hw4.inference import accuracy, log_loss, predict, predict_crops
+from kaggle_hw4.models.classifier import SpeakerClassifier
+from kaggle_hw4.runs import Job, Run, check_identity, claim, identity, run_of
+from kaggle_hw4.training.trainer import Trainer, load_checkpoint, save_checkpoint
+from kaggle_hw4.workspace import Workspace, atomic_path, file_hash, storage_errors, write_json
+
+
+class Stopped(Exception):
+    """The job was asked to stop; its checkpoint is written."""
+
+
+def do_job(
+    workspace: Workspace,
+    job: Job,
+    store: Store,
+    folds: Folds,
+    device: torch.device,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train `job` from its checkpoint, if any, to the end, and write its artefacts; nothing if finished.
+
+    Two processes never do the same job: the second waits, and finds it done.
+
+    Raises:
+        Stopped: `should_stop()` became true.
+        DataError: the run's folder was made from something else, or cannot be written.
+        HW4Error: the loss is no longer finite.
+    """
+    from filelock import FileLock
+
+    run = run_of(workspace, job)
+    expected = identity(job, store, folds)
+    with storage_errors(run.folder):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(run.folder / ".lock"):
+            claim(run, expected)
+            if not run.finished:
+                frames = Frames(store, device)
+                trainer = _train(job, run, store, folds, frames, expected["hash"], should_stop)
+                with atomic_path(run.weights) as temporary:
+                    temporary.write_bytes(save(trainer.average.state_dict(), {"run": json.dumps(expected)}))
+                write_logits(run, trainer.average, job, folds, frames, trainer.seconds, should_stop)
+                run.checkpoint.unlink(missing_ok=True)
+
+
+def _train(
+    job: Job,
+    run: Run,
+    store: Store,
+    folds: Folds,
+    frames: Frames,
+    made_from: str,
+    should_stop: Callable[[], bool],
+) -> Trainer:
+    trainer = Trainer(job.variant, len(store.speakers), job.torch_seed, frames.device)
+    if run.checkpoint.exists():
+        state = load_checkpoint(run.checkpoint)
+        if state["run"] != made_from:
+            raise DataError(
+                f"{run.checkpoint} belongs to the run {state['run']}, not {made_from}",
+                "Delete it: this training starts over.",
+            )
+        trainer.restore(state)
+    sampler = CropSampler(
+        frames,
+        folds.training_rows(job.fold),
+        crop=job.variant.crop,
+        batch=job.variant.batch,
+        seed=job.torch_seed,
+    )
+    held_out = folds.validation_rows(job.fold)
+
+    with _log_from(run, trainer.step) as log:
+
+        def validate() -> None:
+            logits = predict(trainer.average, frames, held_out)
+            log({"step": trainer.step, "accuracy": round(accuracy(logits, store.labels[held_out]), 5)})
+
+        done = trainer.fit(
+            sampler,
+            save=lambda: save_checkpoint(run.checkpoint, trainer.state() | {"run": made_from}),
+            log=log,
+            validate=validate,
+            should_stop=should_stop,
+        )
+    if not done:
+        raise Stopped(str(job))
+    return trainer
+
+
+@contextmanager
+def _log_from(run: Run, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Append to the run's log; what was logged after the checkpoint at `step` is dropped, it comes again."""
+    kept = [line for line in run.log_lines() if line["step"] <= step]
+    with open(run.log, "w", encoding="utf-8") as file:
+
+        def log(line: dict[str, Any]) -> None:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+
+        for line in kept:
+            log(line)
+        yield log
+
+
+def write_logits(
+    run: Run,
+    model: nn.Module,
+    job: Job,
+    folds: Folds,
+    frames: Frames,
+    seconds: float,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Write `oof.npy`, `test.npy` and then `result.json`, which makes the run finished."""
+
+    def tick() -> None:
+        if should_stop():
+            raise Stopped(str(job))
+
+    store, held_out = frames.store, folds.validation_rows(job.fold)
+    labels = store.labels[held_out]
+    oof = predict(model, frames, held_out, tick)
+    _save_array(run.oof, oof)
+    _save_array(run.test, predict(model, frames, store.test_rows, tick))
+    crops = predict_crops(model, frames, held_out, job.variant.crop)
+    result = {
+        "accuracy": accuracy(oof, labels),
+        "log_loss": log_loss(oof, labels),
+        "crop_accuracy": accuracy(crops, labels),
+        "utterances": len(labels),
+        "steps": job.variant.steps,
+        "train_seconds": round(seconds, 1),
+        "hardware": hardware(frames.device),
+        "torch": torch.__version__,
+        "weights": file_hash(run.weights),
+        "oof": file_hash(run.oof),
+        "test": file_hash(run.test),
+    }
+    write_json(run.result, result)
+
+
+def predict_again(workspace: Workspace, job: Job, store: Store, folds: Folds, device: torch.device) -> None:
+    """Write the logits of a finished job anew from its weights.
+
+    Raises:
+        DataError: the job is not finished, was made from something else, or its weights are damaged.
+    """
+    run = run_of(workspace, job)
+    if not run.finished:
+        raise DataError(
+            f"{job} is not trained to its end", f"Run `kaggle-hw4 train --variant {job.name}` first."
+        )
+    check_identity(run, identity(job, store, folds))
+    result = json.loads(run.result.read_text(encoding="utf-8"))
+    model = SpeakerClassifier(job.variant, len(store.speakers))
+    try:
+        model.load_state_dict(load(run.weights.read_bytes()))
+    except Exception as error:  # safetensors has errors of its own, and so has a wrong shape
+        raise DataError(
+            f"{run.weights} cannot be read: {error}", f"Delete {run.folder} and train it again."
+        ) from error
+    write_logits(
+        run, model.to(device), job, folds, Frames(store, device), result["train_seconds"], lambda: False
+    )
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
+
+
+def hardware(device: torch.device) -> str:
+    """What the figures of a result were measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread"
