@@ -1,0 +1,116 @@
+"""Is a downloaded archive what the server holds? Length, MD5 and the archive's own checksums decide."""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+import shutil
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kaggle_hw4.errors import DataError
+from kaggle_hw4.workspace import write_json
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the server says of the file, as far as it does: bytes, and MD5 in hex digits."""
+
+    size: int | None
+    md5: str | None
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> "Expected":
+        length = headers.get("Content-Length", "")
+        found = re.search(r"\bmd5=([A-Za-z0-9+/]+=*)", headers.get("x-goog-hash", ""))
+        try:
+            md5 = base64.b64decode(found[1], validate=True).hex() if found else None
+        except binascii.Error:
+            md5 = None
+        return cls(int(length) if length.isdecimal() else None, md5)
+
+
+def problem(path: Path, expected: Expected) -> str:
+    """Why `path` is not the expected, intact zip file; empty when it is."""
+    size = path.stat().st_size
+    if expected.size is not None and size != expected.size:
+        return f"{size} bytes instead of {expected.size}"
+    if expected.md5 is not None and _md5(path) != expected.md5:
+        return "its MD5 differs from the server's"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+        return f"not a readable zip file ({error})"
+    return f"{damaged} in it is damaged" if damaged else ""
+
+
+def record(path: Path) -> None:
+    """Note beside a verified file what it was like, so that it need not be verified again."""
+    stat = path.stat()
+    write_json(_record_of(path), {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "md5": _md5(path)})
+
+
+def is_recorded(path: Path) -> bool:
+    """Whether `path` is the file verified before: by size and time, or else by its content."""
+    try:
+        noted = json.loads(_record_of(path).read_text(encoding="utf-8"))
+        stat = path.stat()
+        if stat.st_size != noted["size"]:
+            return False
+        return bool(stat.st_mtime_ns == noted["mtime_ns"] or _md5(path) == noted["md5"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raises DataError when fewer than `needed` bytes are free in `folder`."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DataError(
+            f"{folder}: {needed / 2**30:.2f} GiB are still to come, {free / 2**30:.2f} GiB are free",
+            "Free some space or choose another workspace with --root DIR; what has arrived is kept.",
+        )
+
+
+def size_of(path: Path) -> int:
+    """Bytes in `path`, 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+@contextmanager
+def watching(path: Path, total: int, progress: Progress) -> Iterator[None]:
+    """Report the growing size of `path` to `progress`: the client tells nobody how far it is."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            progress(size_of(path), total)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        progress(size_of(path), total)
+
+
+def _record_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
