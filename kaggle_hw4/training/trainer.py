@@ -18,6 +18,7 @@ from kaggle_hw4.workspace import atomic_path
 
 CHECKPOINT_SECONDS = 30.0  # a crash costs at most this much training, and the write
 LOG_STEPS = 50
+VALIDATIONS = 5  # over a training, the last after its end
 
 
 class Trainer:
@@ -110,7 +111,7 @@ class Trainer:
                     raise HW4Error(f"the loss is {loss} at step {self.step} (learning rate {lr:.2g})")
                 log({"step": self.step, "loss": round(loss, 5), "seconds": round(self.seconds, 2)})
                 logged_step, losses = self.step, torch.zeros((), device=self.device)
-            if self.step % max(1, self.variant.steps // 5) == 0 and self.step < self.variant.steps:
+            if self.step % max(1, self.variant.steps // VALIDATIONS) == 0 and self.step < self.variant.steps:
                 validate()
                 began = time.monotonic()
             if should_stop():
