@@ -45,9 +45,7 @@ class Answers:
                 f"{path}: {error}", "It must hold the columns Id,Category, one row per test utterance."
             ) from error
         if len(labels) < 2:
-            raise DataError(
-                f"{path} has {len(labels)} rows", "A public and a private half need two at least."
-            )
+            raise DataError(f"{path} has {len(labels)} rows", "A public and a private half need two at least.")
         # Ordered by a hash of the id: looks random, yet is the same for every server and every run.
         ids = sorted(labels, key=lambda name: hashlib.sha256(name.encode()).digest())
         half = len(ids) // 2
@@ -170,7 +168,8 @@ class Rehearsal:
         except (ValueError, csv.Error) as error:
             problem = str(error)
         entry = Entry(
-            ref=1 + max((entry.ref for entry in self.entries), default=40_000_000),
+            # From the clock: a rehearsal set up anew must not repeat references a ledger may know.
+            ref=max([int(time.time()), *(entry.ref + 1 for entry in self.entries)]),
             date=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             due=time.time() + self.scoring_seconds,
             description=description,

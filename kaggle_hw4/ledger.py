@@ -1,0 +1,128 @@
+"""The ledger of submissions: one SQLite file, safe under several processes at once."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from kaggle_hw4.errors import DataError
+from kaggle_hw4.workspace import storage_errors
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE submissions (
+    id          TEXT PRIMARY KEY,
+    competition TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    file        TEXT NOT NULL,
+    csv_hash    TEXT NOT NULL,
+    created     TEXT NOT NULL,
+    state       TEXT NOT NULL,
+    ref         INTEGER,
+    public      TEXT,
+    private     TEXT,
+    error       TEXT NOT NULL,
+    ensemble    TEXT NOT NULL
+)
+"""
+
+State = Literal["sending", "sent", "complete", "error"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One submission.
+
+    `id` is in the description given to Kaggle, so that the submission can be found there.
+    `state`: sending (may or may not have reached Kaggle), sent (not scored yet), complete, error
+    (with a `ref`: Kaggle's verdict on the file; without: it never became a submission).
+    The scores are strings as Kaggle gives them, `created` is UTC in ISO format, `ensemble` names
+    the record of what the file was made from. A submission made elsewhere has no `csv_hash`.
+    """
+
+    id: str
+    competition: str
+    name: str
+    file: str
+    csv_hash: str
+    created: str
+    state: State
+    ref: int | None = None
+    public: str | None = None
+    private: str | None = None
+    error: str = ""
+    ensemble: str = ""
+
+
+_COLUMNS = [field.name for field in fields(Row)]
+
+
+class Ledger:
+    """The rows in `path`; the file is made by the first `add`.
+
+    Every method raises DataError when the file is no ledger, is one of a newer version, or cannot
+    be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, row: Row) -> Row:
+        with storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._connection() as connection:
+            marks = ", ".join("?" * len(_COLUMNS))
+            connection.execute(f"INSERT INTO submissions VALUES ({marks})", astuple(row))
+        return row
+
+    def update(self, id: str, **changes: Any) -> Row:
+        """Change columns of one row and give the row as it is then."""
+        with self._connection() as connection:
+            assignments = ", ".join(f"{name} = ?" for name in changes)
+            connection.execute(f"UPDATE submissions SET {assignments} WHERE id = ?", (*changes.values(), id))
+            return _rows(connection, "WHERE id = ?", id)[0]
+
+    def find(self, competition: str, csv_hash: str) -> list[Row]:
+        """The submissions of files with this content, newest first."""
+        return self._select("WHERE competition = ? AND csv_hash = ?", competition, csv_hash)
+
+    def all(self, competition: str) -> list[Row]:
+        """All submissions to this competition, newest first."""
+        return self._select("WHERE competition = ?", competition)
+
+    def _select(self, where: str, *values: str) -> list[Row]:
+        if not self.path.exists():
+            return []
+        with self._connection() as connection:
+            return _rows(connection, where, *values)
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, in SQLite's own rollback mode: its WAL mode is not safe on network disks."""
+        try:
+            with closing(sqlite3.connect(self.path, timeout=30.0, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version > _VERSION:
+                    raise DataError(
+                        f"{self.path} was written by a newer kaggle-hw4 (version {version} of the table)",
+                        "Upgrade kaggle-hw4, or use another workspace with --root DIR.",
+                    )
+                if version == 0:
+                    connection.execute(_SCHEMA)
+                    connection.execute(f"PRAGMA user_version = {_VERSION}")
+                yield connection
+                connection.execute("COMMIT")  # an exception closes the connection, which rolls back
+        except sqlite3.DatabaseError as error:
+            raise DataError(
+                f"{self.path}: {error}",
+                "If it is damaged, move it away; `kaggle-hw4 board --sync` brings Kaggle's scores back.",
+            ) from error
+
+
+def _rows(connection: sqlite3.Connection, where: str, *values: str) -> list[Row]:
+    columns = ", ".join(_COLUMNS)
+    found = connection.execute(f"SELECT {columns} FROM submissions {where} ORDER BY created DESC, rowid DESC", values)
+    return [Row(*values) for values in found]
