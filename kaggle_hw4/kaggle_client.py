@@ -74,6 +74,11 @@ class KaggleClient:
         self._context = kaggle_calls.Context(slug, competition(slug).rules_url, self.credential)
         self._authenticated: Any = None
 
+    def check_access(self) -> None:
+        """Raises as a download would, but fetches nothing: are credentials, rules and name all right?"""
+        with self._api().build_kaggle_client() as kaggle:
+            self._ask_for_archive(kaggle).close()
+
     def download_archive(self, folder: Path, progress: archive_file.Progress) -> Path:
         """Fetch `<slug>.zip` into `folder`, going on where an earlier attempt stopped, and verify it.
 
@@ -94,9 +99,7 @@ class KaggleClient:
                 with FileLock(folder / f".{self.slug}.zip.lock", timeout=0):
                     return self._download(final, part, progress)
             except Timeout:
-                raise UsageError(
-                    f"{folder}: another process is downloading to it", "Let it finish."
-                ) from None
+                raise UsageError(f"{folder}: another process is downloading to it", "Let it finish.") from None
 
     def _download(self, final: Path, part: Path, progress: archive_file.Progress) -> Path:
         if archive_file.is_recorded(final):
@@ -181,9 +184,7 @@ class KaggleClient:
         request.page_size = _PAGE
         with api.build_kaggle_client() as kaggle:
             while True:
-                listing = self._call(
-                    lambda: kaggle.competitions.competition_api_client.list_submissions(request)
-                )
+                listing = self._call(lambda: kaggle.competitions.competition_api_client.list_submissions(request))
                 page = [_submission(item) for item in listing.submissions]
                 new = {item.ref: item for item in page if item.ref not in found}
                 found |= new
