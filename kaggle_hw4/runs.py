@@ -45,6 +45,16 @@ def with_steps(variant: Variant, steps: int | None) -> Variant:
     return replace(variant, steps=steps, warmup=min(variant.warmup, max(1, steps // 10)))
 
 
+def job_of(run: "Run") -> Job:
+    """The job recorded in a run's folder. Raises DataError when there is none."""
+    again = f"Delete {run.folder} and train it again."
+    record = read_json(run.record, again)
+    try:
+        return Job(record["variant"], Variant(**record["recipe"]), record["seed"], record["fold"])
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{run.record} is not a record of a run: {error}", again) from error
+
+
 @dataclass(frozen=True)
 class Run:
     """The folder `runs/<member>/fold<k>` of a job.

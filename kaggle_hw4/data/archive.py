@@ -126,6 +126,6 @@ class _Chain(io.RawIOBase):
 
 
 @contextmanager
-def _joined(parts: list[Path]) -> Iterator[io.BufferedReader]:
+def _joined(parts: list[Path]) -> Iterator[io.BufferedIOBase]:
     with io.BufferedReader(_Chain(parts), buffer_size=1 << 20) as stream:
         yield stream

@@ -56,7 +56,7 @@ class CropSampler:
     def batch(self, step: int) -> tuple[Tensor, Tensor | None, Tensor]:
         """Log-mels (batch, time, 40), lengths or None (see `Frames.gather`), and classes (batch,)."""
         places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        rows = np.array([self._epoch(place // len(self.rows))[place % len(self.rows)] for place in places])
+        rows = np.array([self._epoch(int(place) // len(self.rows))[place % len(self.rows)] for place in places])
         x, lengths = self.frames.crops(rows, self.crop, np.random.default_rng([self.seed, 1, step]))
         return x, lengths, torch.from_numpy(self.frames.store.labels[rows]).to(self.frames.device)
 

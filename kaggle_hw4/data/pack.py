@@ -80,9 +80,7 @@ class _Packer:
     def finish(self) -> Tables:
         tables = self.tables or self._read_tables()  # says which table is missing
         if missing := [name for name in self.expected if name not in self.offsets]:
-            raise DataError(
-                f"{len(missing)} listed utterances are missing, the first is {missing[0]}", _AGAIN
-            )
+            raise DataError(f"{len(missing)} listed utterances are missing, the first is {missing[0]}", _AGAIN)
         for name, length in self.expected.items():
             self._check_length(name, length)
         return tables

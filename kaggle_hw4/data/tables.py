@@ -33,9 +33,7 @@ def read_tables(raw: dict[str, bytes]) -> Tables:
         DataError: a table is missing or broken, two disagree, or a labelled utterance is also in
             the test table (the edition leak).
     """
-    metadata, testdata, mapping = (
-        _parse(name, raw) for name in ("metadata.json", "testdata.json", "mapping.json")
-    )
+    metadata, testdata, mapping = (_parse(name, raw) for name in ("metadata.json", "testdata.json", "mapping.json"))
     speakers = _speakers(mapping)
     labelled = _get("metadata.json", metadata, "speakers", dict)
     if set(labelled) != set(speakers):
@@ -46,9 +44,7 @@ def read_tables(raw: dict[str, bytes]) -> Tables:
             raise DataError(f"{name}: n_mels is {table['n_mels']}, not {N_MELS}", _AGAIN)
 
     index = {speaker: i for i, speaker in enumerate(speakers)}
-    train = [
-        (*_entry("metadata.json", e), index[s]) for s, entries in labelled.items() for e in _list(s, entries)
-    ]
+    train = [(*_entry("metadata.json", e), index[s]) for s, entries in labelled.items() for e in _list(s, entries)]
     test = [(*_entry("testdata.json", e), -1) for e in _get("testdata.json", testdata, "utterances", list)]
     _refuse_leak({row[0] for row in train}, {row[0] for row in test})
     utterances = pd.DataFrame(train + test, columns=["id", "length", "speaker"])
@@ -105,9 +101,7 @@ def _speakers(mapping: Any) -> list[str]:
     forward = _get("mapping.json", mapping, "speaker2id", dict)
     backward = _get("mapping.json", mapping, "id2speaker", dict)
     if any(not re.fullmatch(r"[\w.-]+", speaker) for speaker in forward):
-        raise DataError(
-            "mapping.json: a speaker id holds other characters than letters, digits, '.', '_', '-'", _AGAIN
-        )
+        raise DataError("mapping.json: a speaker id holds other characters than letters, digits, '.', '_', '-'", _AGAIN)
     if {str(i): speaker for speaker, i in forward.items()} != backward:
         raise DataError("mapping.json: speaker2id and id2speaker disagree", _AGAIN)
     if sorted(backward) != sorted(str(i) for i in range(len(forward))):

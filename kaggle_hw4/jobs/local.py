@@ -4,6 +4,7 @@ import os
 import signal
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -45,9 +46,7 @@ def run_plan(workspace: Workspace, plan: Plan, device: str) -> None:
         with TrainingDisplay(workspace, plan) as display:
             # Workers are started by `submit` and inherit this: Ctrl-C is the parent's to handle.
             interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            futures.update(
-                {pool.submit(_work, workspace.root, planned.job, device): planned for planned in plan.open}
-            )
+            futures.update({pool.submit(_work, workspace.root, planned.job, device): planned for planned in plan.open})
             signal.signal(signal.SIGINT, interrupted)
             waiting = set(futures)
             while waiting:
@@ -75,9 +74,9 @@ def run_plan(workspace: Workspace, plan: Plan, device: str) -> None:
         pool.shutdown(wait=True, cancel_futures=True)
         signal.signal(signal.SIGTERM, terminated)
     if failures:
-        job, error = next(iter(failures.items()))
+        job, first = next(iter(failures.items()))
         more = f" (and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
-        raise type(error)(f"{job}: {error.cause}{more}", error.remedy)
+        raise type(first)(f"{job}: {first.cause}{more}", first.remedy)
 
 
 def _start_worker(stop: Event, parent: int) -> None:
@@ -103,7 +102,5 @@ def _work(root: Path, job: Job, device: str) -> None:
         return _stop.is_set() or os.getppid() != _parent  # an orphan stops too
 
     if not should_stop():
-        try:
+        with suppress(Stopped):
             do_job(workspace, job, store, folds, torch.device(device), should_stop)
-        except Stopped:
-            pass

@@ -52,7 +52,7 @@ class SelfAttention(nn.Module):
 class FrameBatchNorm(nn.BatchNorm1d):
     """Batch normalisation of (batch, time, d) whose statistics are those of the real frames only."""
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is None or not self.training:
             return super().forward(x.flatten(0, 1)).view_as(x)
         return torch.zeros_like(x).masked_scatter(mask[:, :, None], super().forward(x[mask]))

@@ -37,7 +37,5 @@ def make_pooling(kind: str, d: int, attention_size: int) -> nn.Module:
     if kind == "simple":
         return AttentionPooling(nn.Linear(d, 1))
     if kind == "full":
-        return AttentionPooling(
-            nn.Sequential(nn.Linear(d, attention_size), nn.Tanh(), nn.Linear(attention_size, 1))
-        )
+        return AttentionPooling(nn.Sequential(nn.Linear(d, attention_size), nn.Tanh(), nn.Linear(attention_size, 1)))
     raise UsageError(f"no pooling {kind!r}", "There are: mean, simple, full.")

@@ -166,21 +166,15 @@ def predict_again(workspace: Workspace, job: Job, store: Store, folds: Folds, de
     """
     run = run_of(workspace, job)
     if not run.finished:
-        raise DataError(
-            f"{job} is not trained to its end", f"Run `kaggle-hw4 train --variant {job.name}` first."
-        )
+        raise DataError(f"{job} is not trained to its end", f"Run `kaggle-hw4 train --variant {job.name}` first.")
     check_identity(run, identity(job, store, folds))
     result = json.loads(run.result.read_text(encoding="utf-8"))
     model = SpeakerClassifier(job.variant, len(store.speakers))
     try:
         model.load_state_dict(load(run.weights.read_bytes()))
     except Exception as error:  # safetensors has errors of its own, and so has a wrong shape
-        raise DataError(
-            f"{run.weights} cannot be read: {error}", f"Delete {run.folder} and train it again."
-        ) from error
-    write_logits(
-        run, model.to(device), job, folds, Frames(store, device), result["train_seconds"], lambda: False
-    )
+        raise DataError(f"{run.weights} cannot be read: {error}", f"Delete {run.folder} and train it again.") from error
+    write_logits(run, model.to(device), job, folds, Frames(store, device), result["train_seconds"], lambda: False)
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:

@@ -136,6 +136,4 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its readers do
-        raise DataError(
-            f"{path} cannot be read", f"Delete it: this training starts over. ({error})"
-        ) from error
+        raise DataError(f"{path} cannot be read", f"Delete it: this training starts over. ({error})") from error

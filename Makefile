@@ -1,0 +1,45 @@
+# kaggle-hw4. `make help` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+# The active virtual environment, or else one here.
+VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CURDIR)/.venv)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.kaggle-hw4-installed
+INPUTS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo data test test-all lint types constraints
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install:  ## install into the active virtual environment, or else into .venv
+	@fingerprint=$$(cat $(INPUTS) | cksum; echo "$(CURDIR)"); \
+	if [ "$$(cat $(STAMP) 2>/dev/null)" = "$$fingerprint" ]; then exit 0; fi; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: kaggle-hw4 needs Python 3.11 or newer; name one with PYTHON=python3.11")' && \
+	{ [ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); } && \
+	echo "Installing into $(VENV) (PyTorch is large: some minutes) ..." && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' && \
+	echo "$$fingerprint" > $(STAMP) && \
+	{ [ -n "$(VIRTUAL_ENV)" ] || echo "Installed. Next: source $(VENV)/bin/activate"; }
+
+demo: install  ## the whole way on synthetic voices: no account, no GPU, no network
+	@$(BIN)/python -m kaggle_hw4.rehearsal.demo
+
+data: install  ## kaggle-hw4 data: download, verify, pack
+	@$(BIN)/kaggle-hw4 data
+
+test: install  ## the tests (under 10 minutes on 2 cores)
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: install  ## also the long ones
+	@$(BIN)/python -m pytest
+
+lint: install  ## ruff: rules and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: install  ## mypy
+	@$(BIN)/mypy
+
+constraints:  ## write constraints.txt anew from the environment in use
+	@$(BIN)/python -m pip freeze --exclude-editable > constraints.txt

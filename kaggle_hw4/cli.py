@@ -1,0 +1,380 @@
+"""The commands: each one a verb of the way from archive to board. Heavy imports stay inside the commands."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kaggle_hw4.competition import DEFAULT_SLUG, competition
+from kaggle_hw4.errors import DataError, HW4Error, UsageError
+from kaggle_hw4.workspace import Workspace, storage_errors
+
+if TYPE_CHECKING:
+    from kaggle_hw4.data.store import Store
+    from kaggle_hw4.folds import Folds
+
+
+class _Commands(typer.core.TyperGroup):
+    """Turns every foreseen failure into one message on stderr and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from kaggle_hw4.terminal import say
+
+        try:
+            with storage_errors(Path(ctx.params["root"])):
+                return super().invoke(ctx)
+        except HW4Error as error:
+            say(f"error: {error}")
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            say("Interrupted. What is finished is kept: the same command goes on from here.")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Who is speaking? A workbench for Kaggle's ml2023springhw4: data, folds, training, ensemble, submission.",
+)
+rehearsal_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="The embedded competition: synthetic voices, and a local server that the Kaggle client takes for Kaggle.",
+)
+app.add_typer(rehearsal_app, name="rehearsal")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME …]", help="Members, variants or sets; default: all.")]
+
+
+@app.callback()
+def _root(
+    ctx: typer.Context,
+    root: Annotated[
+        Path, typer.Option(envvar="KAGGLE_HW4_ROOT", help="The workspace: data/, folds/, runs/, submissions/.")
+    ] = Path(),
+) -> None:
+    ctx.obj = Workspace(root.resolve())
+
+
+@app.command()
+def data(
+    ctx: typer.Context,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Take this folder, .zip or .tar(.gz) instead of downloading.")
+    ] = None,
+    slug: Annotated[str, typer.Option("--competition", help="Slug or address of the competition.")] = DEFAULT_SLUG,
+    dtype: Annotated[str, typer.Option(help="float16 or float32: how frames are stored.")] = "float16",
+    as_json: Json = False,
+) -> None:
+    """Download the competition through the official client, verify it and pack it."""
+    from kaggle_hw4.data.obtain import obtain
+
+    store = obtain(ctx.obj, competition(slug).slug, source, dtype)
+    facts = {
+        "competition": store.competition,
+        "speakers": len(store.speakers),
+        "train": len(store.train_rows),
+        "test": len(store.test_rows),
+        "frames": store.total_frames,
+        "dtype": store.dtype,
+        "hash": store.hash,
+        "store": str(store.folder),
+    }
+    _emit(
+        as_json,
+        facts,
+        lambda: (
+            f"{facts['competition']}: {facts['speakers']} speakers, {facts['train']:,} labelled and {facts['test']:,} "
+            f"unlabelled utterances, {facts['frames']:,} frames in {facts['store']}"
+        ),
+    )
+    _next("kaggle-hw4 train --fold all")
+
+
+@app.command()
+def folds(
+    ctx: typer.Context,
+    k: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Make the speaker-stratified split, once; show it when it is there."""
+    from kaggle_hw4.data.store import open_store
+    from kaggle_hw4.folds import make_folds
+
+    workspace: Workspace = ctx.obj
+    split = make_folds(open_store(workspace.store), workspace.folds_file, k=k, seed=seed)
+    sizes = [len(split.validation_rows(fold)) for fold in range(split.k)]
+    facts = {"k": split.k, "seed": split.seed, "sizes": sizes, "hash": split.hash, "file": str(workspace.folds_file)}
+    _emit(as_json, facts, lambda: f"{split.k} folds of {', '.join(map(str, sizes))} utterances: {facts['file']}")
+    _next("kaggle-hw4 train --fold all")
+
+
+@app.command()
+def variants(as_json: Json = False) -> None:
+    """List the variants, with the scores published for them."""
+    from kaggle_hw4 import variants as registry
+    from kaggle_hw4.views import variants_table
+
+    rows = [
+        {"name": e.name, "description": e.description, "private": e.private, "public": e.public}
+        | {"sets": [name for name, members in registry.SETS.items() if e.name in members]}
+        | {"recipe": e.variant.recipe()}
+        for e in registry.entries()
+    ]
+    _emit(as_json, rows, lambda: variants_table(rows))
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    fold: Annotated[str, typer.Option(help="Folds to hold out: all, or numbers as in 0,3.")] = "all",
+    variant: Annotated[list[str] | None, typer.Option(help="Variant or set; may be repeated.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="Seed; may be repeated. [default: 0]")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the variant's own.")] = None,
+    device: Device = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Jobs side by side. [default: one per core]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+) -> None:
+    """Train variants on folds and write out-of-fold and test logits; finished work is skipped."""
+    import torch
+
+    from kaggle_hw4.jobs.local import default_workers, run_plan
+    from kaggle_hw4.jobs.plan import choose_device, choose_folds, make_plan
+    from kaggle_hw4.terminal import say
+    from kaggle_hw4.views import plan_lines
+
+    store, split = _open(ctx.obj)
+    target = choose_device(device)
+    if target.type == "cpu":
+        torch.set_num_threads(1)  # as the workers: the plan's times are theirs
+    plan = make_plan(
+        ctx.obj,
+        store,
+        split,
+        names=variant or ["default"],
+        fold_numbers=choose_folds(fold, split.k),
+        seeds=seed or [0],
+        steps=steps,
+        device=target,
+        workers=workers or default_workers(target.type),
+    )
+    say(plan_lines(plan, target))
+    if dry_run:
+        return
+    if plan.open:
+        run_plan(ctx.obj, plan, str(target))
+    _next("kaggle-hw4 submit" if fold == "all" else "kaggle-hw4 train --fold all")
+
+
+@app.command()
+def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") -> None:
+    """Write the logits of trained models again, from their weights."""
+    from kaggle_hw4.ensemble import choose_members
+    from kaggle_hw4.jobs.plan import choose_device
+    from kaggle_hw4.runs import Run, job_of
+    from kaggle_hw4.terminal import progress_bar
+    from kaggle_hw4.training.session import predict_again
+
+    workspace: Workspace = ctx.obj
+    store, split = _open(workspace)
+    target = choose_device(device)
+    members = choose_members(workspace, split.k, names or [])
+    runs = [Run(workspace.runs / member / f"fold{number}") for member in members for number in range(split.k)]
+    with progress_bar("predicting") as update:
+        for done, run in enumerate(runs):
+            predict_again(workspace, job_of(run), store, split, target)
+            update(done + 1, len(runs))
+    _next("kaggle-hw4 ensemble")
+
+
+@app.command()
+def ensemble(ctx: typer.Context, names: Names = None, as_json: Json = False) -> None:
+    """Blend members and write submissions/<name>.csv."""
+    from kaggle_hw4.ensemble import make_ensemble
+    from kaggle_hw4.views import ensemble_table
+
+    store, split = _open(ctx.obj)
+    made = make_ensemble(ctx.obj, store, split, names or [])
+    _emit(as_json, made.summary(), lambda: ensemble_table(made))
+    _next(f"kaggle-hw4 submit {made.name}")
+
+
+@app.command()
+def submit(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE]", help="In submissions/, or a file; default: the ensemble.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the score.")] = True,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the score.")] = 600.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate only; no request is made.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Send even a file that was sent before.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send a submission to Kaggle at most once, wait for its score and record it."""
+    from kaggle_hw4 import submit as submission
+    from kaggle_hw4.data.store import open_store
+    from kaggle_hw4.ensemble import make_ensemble, record_of
+    from kaggle_hw4.terminal import say, stderr
+    from kaggle_hw4.views import ensemble_table, score_line
+
+    workspace: Workspace = ctx.obj
+    if name is None:
+        made = make_ensemble(workspace, *_open(workspace), [])
+        stderr.print(ensemble_table(made))
+        file = made.file
+    else:
+        file = _submission_file(workspace, name)
+    store = open_store(workspace.store)
+    row = submission.submit(
+        store.competition,
+        workspace,
+        file,
+        test_ids=store.test_ids,
+        speakers=store.speakers,
+        report=say,
+        ensemble=file.stem if record_of(file).exists() else "",
+        wait=wait,
+        timeout=timeout,
+        dry_run=dry_run,
+        force=force,
+    )
+    if row is not None:
+        _emit(as_json, vars(row), lambda: score_line(row, competition(store.competition)))
+        _next("kaggle-hw4 board" if row.public else "kaggle-hw4 board --sync")
+
+
+@app.command()
+def board(
+    ctx: typer.Context,
+    sync: Annotated[bool, typer.Option("--sync", help="First bring scores and other submissions from Kaggle.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show cross-validation and leaderboard side by side."""
+    from kaggle_hw4.board import read_board
+    from kaggle_hw4.views import board_csv, board_tables
+
+    workspace: Workspace = ctx.obj
+    edition = _edition(workspace)
+    if sync:
+        from kaggle_hw4.submit import sync as sync_ledger
+        from kaggle_hw4.terminal import say
+
+        say(f"{len(sync_ledger(edition.slug, workspace))} submissions are new or changed")
+    content = read_board(workspace, edition)
+    if as_csv:
+        typer.echo(board_csv(content), nl=False)
+    else:
+        _emit(as_json, content.as_json(), lambda: board_tables(content))
+
+
+@app.command()
+def doctor(
+    ctx: typer.Context,
+    online: Annotated[bool, typer.Option("--online/--offline", help="Also ask Kaggle.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Check versions, GPU and credentials, and say what mends each problem."""
+    from kaggle_hw4.doctor import examine
+    from kaggle_hw4.views import findings_table
+
+    findings = examine(_edition(ctx.obj).slug, online=online)
+    _emit(as_json, [vars(finding) for finding in findings], lambda: findings_table(findings))
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(DataError.exit_code)
+
+
+@rehearsal_app.command("make")
+def rehearsal_make(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    speakers: Annotated[int, typer.Option(help="Number of speakers.")] = 24,
+    utterances: Annotated[int, typer.Option(help="Utterances per speaker; a quarter of them is the test set.")] = 20,
+    seed: Annotated[int, typer.Option(help="Another seed, other voices.")] = 0,
+) -> None:
+    """Synthesise a competition: DIR/ml2023springhw4.zip and DIR/labels.csv, the answers."""
+    from kaggle_hw4.rehearsal.make import make
+    from kaggle_hw4.terminal import progress_bar
+
+    with progress_bar("synthesising") as update:
+        make(folder, speakers=speakers, utterances=utterances, seed=seed, progress=update)
+    typer.echo(f"{folder / (DEFAULT_SLUG + '.zip')} and {folder / 'labels.csv'}")
+    _next(f"kaggle-hw4 rehearsal serve {folder}")
+
+
+@rehearsal_app.command("serve")
+def rehearsal_serve(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+) -> None:
+    """Serve DIR's archive and score submissions against its labels, as Kaggle would."""
+    try:
+        from kaggle_hw4.rehearsal.server import export_lines, serve
+    except ImportError as error:
+        raise UsageError(
+            f"the server needs a package that is not installed: {error.name}",
+            "Run: pip install 'kaggle-hw4[rehearsal]'",
+        ) from None
+    from kaggle_hw4.terminal import say
+
+    def ready(used: int) -> None:
+        say(f"Serving {folder} on 127.0.0.1:{used} until Ctrl-C. In another terminal, first:")
+        typer.echo("\n".join(export_lines(used)))
+
+    serve(folder, port, on_ready=ready)
+
+
+def _open(workspace: Workspace) -> tuple["Store", "Folds"]:
+    """The data and its split, which is made with the defaults when there is none."""
+    from kaggle_hw4.data.store import open_store
+    from kaggle_hw4.folds import load_folds, make_folds
+
+    store = open_store(workspace.store)
+    path = workspace.folds_file
+    return store, load_folds(store, path) if path.exists() else make_folds(store, path)
+
+
+def _edition(workspace: Workspace) -> Any:
+    """The competition of the workspace's data; the default one before there is data."""
+    from kaggle_hw4.data.store import open_store
+
+    return competition(open_store(workspace.store).competition if workspace.store.exists() else DEFAULT_SLUG)
+
+
+def _submission_file(workspace: Workspace, name: str) -> Path:
+    for candidate in (workspace.submissions / f"{name}.csv", workspace.submissions / name, Path(name)):
+        if candidate.is_file():
+            return candidate
+    there = ", ".join(sorted(path.stem for path in workspace.submissions.glob("*.csv"))) or "none yet"
+    raise UsageError(f"no submission {name!r} in {workspace.submissions}, and no such file", f"There are: {there}.")
+
+
+def _emit(as_json: bool, value: Any, human: Callable[[], Any]) -> None:
+    """Print on stdout: JSON, or what a person reads."""
+    if as_json:
+        typer.echo(json.dumps(value, indent=1))
+    else:
+        from kaggle_hw4.terminal import stdout
+
+        stdout.print(human(), markup=False)
+
+
+def _next(command: str) -> None:
+    from kaggle_hw4.terminal import say
+
+    say(f"Next: {command}")
+
+
+def main() -> None:
+    # Worker processes and the terminal's own width must not change what is printed to a file.
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    app(prog_name="kaggle-hw4")
