@@ -52,10 +52,11 @@ def problem(path: Path, expected: Expected) -> str:
     return f"{damaged} in it is damaged" if damaged else ""
 
 
-def record(path: Path) -> None:
+def record(path: Path, verified: Expected) -> None:
     """Note beside a verified file what it was like, so that it need not be verified again."""
     stat = path.stat()
-    write_json(_record_of(path), {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "md5": _md5(path)})
+    md5 = verified.md5 or _md5(path)
+    write_json(_record_of(path), {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "md5": md5})
 
 
 def is_recorded(path: Path) -> bool:

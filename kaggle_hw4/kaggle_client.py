@@ -112,7 +112,7 @@ class KaggleClient:
             problem = archive_file.problem(part, expected)
             if not problem:
                 os.replace(part, final)
-                archive_file.record(final)
+                archive_file.record(final, expected)
                 return final
             part.unlink()
             part.with_name(f"{part.name}.kaggle-partial").unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""Every test has a HOME of its own, none of Kaggle's variables, and cannot leave the machine."""
+
+import atexit
+import ipaddress
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kaggle_support import Port, Server, make_competition, running
+
+from kaggle_hw4.rehearsal.server import client_environment
+
+_PREFIXES = ("KAGGLE_", "VERBOSE", "XDG_CONFIG_HOME")
+for _name in [name for name in os.environ if name.startswith(_PREFIXES)]:
+    del os.environ[_name]
+_HOME = tempfile.mkdtemp(prefix="kaggle-hw4-tests-")
+os.environ.update(HOME=_HOME, USERPROFILE=_HOME)
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
+
+
+def _stay_on_this_machine(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "socket.connect":
+        return
+    address = arguments[1]
+    if not isinstance(address, tuple):
+        return  # a Unix socket
+    try:
+        local = ipaddress.ip_address(address[0]).is_loopback
+    except ValueError:
+        local = address[0] == "localhost"
+    if not local:
+        raise PermissionError(f"a test tried to reach {address[0]}")
+
+
+sys.addaudithook(_stay_on_this_machine)
+
+
+@pytest.fixture
+def competition_folder(tmp_path: Path) -> Path:
+    """A tiny competition as `rehearsal make` writes it: archive and answers."""
+    return make_competition(tmp_path / "competition")
+
+
+@pytest.fixture(scope="session")
+def port() -> Iterator[Port]:
+    with running() as port:
+        yield port
+
+
+@pytest.fixture
+def kaggle(competition_folder: Path, port: Port, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A server for this test alone, which the unmodified client in this process is pointed at."""
+    port.server = Server(competition_folder)
+    home = tmp_path / "home"
+    home.mkdir()
+    for name, value in client_environment(port.number, home).items():
+        monkeypatch.setenv(name, value)
+    return port.server

@@ -1,0 +1,352 @@
+"""The adapter, driving the unmodified official client against the rehearsal server and its faults."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kaggle_support import LABELS, SLUG, Server, altered, answer, cut_after, json_error, stall, write_csv
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from kaggle_hw4 import archive_file, kaggle_client
+from kaggle_hw4.credentials import find_credential, kaggle_json_problem
+from kaggle_hw4.errors import DataError, HW4Error, RefusedError, UnavailableError
+from kaggle_hw4.kaggle_client import KaggleClient, Limits, MaybeSentError
+
+
+def no_progress(done: int, total: int) -> None:
+    pass
+
+
+def archive_of(server: Server) -> bytes:
+    return server.rehearsal.archive.read_bytes()
+
+
+# --- import and credentials -------------------------------------------------------------------
+
+
+def test_importing_the_module_imports_no_client() -> None:
+    code = "import kaggle_hw4.kaggle_client, sys; sys.exit(bool({'kaggle', 'requests'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_client_is_imported_silently_and_without_touching_home(tmp_path: Path) -> None:
+    """A token lies in HOME: the import by itself would try it out on Kaggle."""
+    home = tmp_path / "home"
+    (home / ".kaggle").mkdir(parents=True)
+    (home / ".kaggle" / "access_token").write_text("secret-token")
+    code = (
+        "import os, sys\n"
+        "def hook(event, args):\n"
+        "    if event == 'socket.connect': os._exit(7)\n"
+        "sys.addaudithook(hook)\n"
+        "before = dict(os.environ)\n"
+        "from kaggle_hw4 import kaggle_client\n"
+        "kaggle_client._api_class()\n"
+        "assert 'kaggle' in sys.modules and dict(os.environ) == before\n"
+    )
+    environment = os.environ | {"HOME": str(home), "VERBOSE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert sorted(path.name for path in home.rglob("*")) == [".kaggle", "access_token"]
+
+
+def test_no_credentials_names_every_place() -> None:
+    with pytest.raises(RefusedError) as caught:
+        KaggleClient(SLUG)
+    for place in ("KAGGLE_API_TOKEN", "access_token", "KAGGLE_USERNAME", "kaggle.json", "credentials.json"):
+        assert place in str(caught.value)
+
+
+@pytest.fixture
+def kaggle_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / ".kaggle"
+    folder.mkdir()
+    return folder
+
+
+def test_credentials_in_the_order_of_the_client(kaggle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (kaggle_folder / "credentials.json").write_text('{"refresh_token": "r"}')
+    assert str(find_credential()) == "OAuth from ~/.kaggle/credentials.json"
+    (kaggle_folder / "kaggle.json").write_text('{"username": "u", "key": "k"}')
+    assert str(find_credential()) == f"key from {kaggle_folder / 'kaggle.json'}"
+    monkeypatch.setenv("KAGGLE_USERNAME", "u")
+    monkeypatch.setenv("KAGGLE_KEY", "k")
+    assert str(find_credential()) == "key from KAGGLE_USERNAME and KAGGLE_KEY"
+    (kaggle_folder / "access_token").write_text("t")
+    assert str(find_credential()) == "token from ~/.kaggle/access_token"
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "t")
+    assert str(find_credential()) == "token from KAGGLE_API_TOKEN"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "not valid JSON"),
+        ('{"username": "u"}', "has no key"),
+        ("{}", "has no username and no key"),
+    ],
+)
+def test_a_broken_kaggle_json_is_named(
+    content: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "kaggle.json").write_text(content)
+    with pytest.raises(RefusedError) as caught:
+        find_credential()
+    assert caught.value.cause == kaggle_json_problem() == f"{tmp_path / 'kaggle.json'}: {problem}"
+
+
+def test_a_stale_token_is_named_with_its_source(kaggle: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "stale-secret")
+    kaggle.disturb("IntrospectToken", json_error(401, b'{"code": 401, "message": "Unauthenticated"}'))
+    with pytest.raises(RefusedError) as caught:
+        KaggleClient(SLUG).limits()
+    assert "token from KAGGLE_API_TOKEN" in str(caught.value)
+    assert "unset KAGGLE_API_TOKEN" in str(caught.value)
+    assert "stale-secret" not in str(caught.value)
+
+
+def test_a_good_token_works(kaggle: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "good")
+    assert KaggleClient(SLUG).submissions() == []
+    assert kaggle.requests == ["IntrospectToken", "ListSubmissions"]
+
+
+# --- what Kaggle refuses, and what goes wrong --------------------------------------------------
+
+FAILURES = [
+    (401, b'{"code": 401, "message": "Unauthenticated"}', RefusedError, "key from KAGGLE_USERNAME and"),
+    (403, b'{"code": 403, "message": "Forbidden"}', RefusedError, f"competitions/{SLUG}/rules"),
+    (403, b'{"error": {"code": 403, "message": "Accept first"}}', RefusedError, "Accept first"),
+    (404, b'{"code": 404, "message": "Not found"}', RefusedError, f"no competition {SLUG}"),
+    (400, b'{"code": 400, "message": "The competition is closed"}', RefusedError, "competition is closed"),
+    (200, b'{"submissions": [', UnavailableError, "unexpected answer"),
+    (200, b'{"submissions": 3}', UnavailableError, "unexpected answer"),
+    (501, b"{}", UnavailableError, "501"),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "kind", "text"), FAILURES)
+def test_answers_that_are_not_tried_again(
+    kaggle: Server, status: int, body: bytes, kind: type[HW4Error], text: str
+) -> None:
+    kaggle.disturb("ListSubmissions", json_error(status, body))
+    with pytest.raises(kind) as caught:
+        KaggleClient(SLUG).submissions()
+    assert text in str(caught.value)
+    assert kaggle.requests == ["ListSubmissions"]
+
+
+def test_a_proxy_that_answers_html(kaggle: Server) -> None:
+    kaggle.disturb("ListSubmissions", answer(200, b"<html>Sign in</html>", content_type="text/html"))
+    with pytest.raises(UnavailableError, match="unexpected answer"):
+        KaggleClient(SLUG).submissions()
+
+
+def test_passing_failures_of_reads_are_tried_again(kaggle: Server) -> None:
+    kaggle.disturb("ListSubmissions", answer(502, b"<html>Bad gateway</html>"), answer(429, retry_after="1"))
+    assert KaggleClient(SLUG).submissions() == []
+    assert kaggle.requests == ["ListSubmissions"] * 3
+
+
+def test_a_long_retry_after_is_told_not_waited_for(kaggle: Server) -> None:
+    kaggle.disturb("ListSubmissions", answer(429, retry_after="3600"))
+    with pytest.raises(UnavailableError, match="3600 seconds"):
+        KaggleClient(SLUG).submissions()
+
+
+def test_a_server_that_stalls(kaggle: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kaggle_client, "_READ_SECONDS", 0.2)
+    monkeypatch.setattr("kaggle_hw4.kaggle_calls._RETRY_SECONDS", 1.0)
+    kaggle.disturb("ListSubmissions", stall, stall)
+    with pytest.raises(UnavailableError, match="did not answer in time"):
+        KaggleClient(SLUG).submissions()
+
+
+def test_nothing_listens(kaggle: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kaggle_hw4.kaggle_calls._RETRY_SECONDS", 0.1)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with pytest.raises(UnavailableError, match="cannot be reached"):
+        KaggleClient(SLUG).submissions()
+
+
+# --- the archive -------------------------------------------------------------------------------
+
+
+def test_download_verifies_and_is_not_repeated(
+    kaggle: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[tuple[int, int]] = []
+    client = KaggleClient(SLUG)
+    path = client.download_archive(tmp_path / "data", lambda done, total: seen.append((done, total)))
+    size = len(archive_of(kaggle))
+    assert path == tmp_path / "data" / f"{SLUG}.zip"
+    assert path.read_bytes() == archive_of(kaggle)
+    assert seen[-1] == (size, size)
+    assert kaggle.requests == ["DownloadDataFiles", f"{SLUG}.zip"]
+    assert client.download_archive(tmp_path / "data", no_progress) == path
+    assert len(kaggle.requests) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_changed_archive_is_fetched_again(kaggle: Server, tmp_path: Path) -> None:
+    client = KaggleClient(SLUG)
+    path = client.download_archive(tmp_path, no_progress)
+    path.write_bytes(bytes(len(archive_of(kaggle))))
+    assert client.download_archive(tmp_path, no_progress).read_bytes() == archive_of(kaggle)
+
+
+def test_an_archive_put_there_by_hand_is_verified_not_fetched(kaggle: Server, tmp_path: Path) -> None:
+    (tmp_path / f"{SLUG}.zip").write_bytes(archive_of(kaggle))
+    path = KaggleClient(SLUG).download_archive(tmp_path, no_progress)
+    assert path.read_bytes() == archive_of(kaggle)
+    assert archive_file.is_recorded(path)
+
+
+def test_a_cut_download_goes_on_where_it_stopped(kaggle: Server, tmp_path: Path) -> None:
+    kaggle.disturb(f"{SLUG}.zip", cut_after(1_500_000))
+    path = KaggleClient(SLUG).download_archive(tmp_path, no_progress)
+    assert path.read_bytes() == archive_of(kaggle)
+    assert sorted(file.name for file in tmp_path.iterdir() if SLUG in file.name) == [
+        f".{SLUG}.zip.lock",
+        f"{SLUG}.zip",
+        f"{SLUG}.zip.json",
+    ]
+
+
+def test_an_interrupted_download_keeps_its_part_and_resumes(
+    kaggle: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kaggle.disturb(f"{SLUG}.zip", cut_after(1_500_000))
+    with monkeypatch.context() as patch:
+        patch.setattr(kaggle_client.time, "sleep", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            KaggleClient(SLUG).download_archive(tmp_path, no_progress)
+    part = tmp_path / f"{SLUG}.zip.part"
+    assert 1_000_000 <= part.stat().st_size <= 1_500_000
+    assert not (tmp_path / f"{SLUG}.zip").exists()
+    ranges: list[bytes] = []
+
+    async def noting(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        ranges.extend(value for name, value in scope["headers"] if name == b"range")
+        await app(scope, receive, send)
+
+    kaggle.disturb(f"{SLUG}.zip", noting, noting)
+    resumed_from = part.stat().st_size
+    path = KaggleClient(SLUG).download_archive(tmp_path, no_progress)
+    assert path.read_bytes() == archive_of(kaggle)
+    assert ranges == [f"bytes={resumed_from}-".encode()]
+
+
+def _interrupt(seconds: float) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("keep_hash", [True, False])
+def test_a_corrupt_body_of_the_right_length_is_fetched_again(kaggle: Server, tmp_path: Path, keep_hash: bool) -> None:
+    kaggle.disturb(f"{SLUG}.zip", altered(lambda body: bytes(len(body)), keep_hash=keep_hash))
+    path = KaggleClient(SLUG).download_archive(tmp_path, no_progress)
+    assert path.read_bytes() == archive_of(kaggle)
+    assert kaggle.requests.count("DownloadDataFiles") == 2
+
+
+def test_twice_corrupt_leaves_nothing(kaggle: Server, tmp_path: Path) -> None:
+    zeros = altered(lambda body: bytes(len(body)))
+    kaggle.disturb(f"{SLUG}.zip", zeros, zeros)
+    with pytest.raises(UnavailableError, match="damaged twice"):
+        KaggleClient(SLUG).download_archive(tmp_path, no_progress)
+    assert [file.name for file in tmp_path.iterdir() if file.suffix != ".lock" and file.is_file()] == []
+
+
+def test_a_wrong_part_of_full_size_is_thrown_away(kaggle: Server, tmp_path: Path) -> None:
+    (tmp_path / f"{SLUG}.zip.part").write_bytes(b"x" * len(archive_of(kaggle)))
+    assert KaggleClient(SLUG).download_archive(tmp_path, no_progress).read_bytes() == archive_of(kaggle)
+
+
+def test_an_expired_address_is_asked_for_anew(kaggle: Server, tmp_path: Path) -> None:
+    kaggle.disturb(f"{SLUG}.zip", answer(403, b"<Error>Expired</Error>", content_type="application/xml"))
+    assert KaggleClient(SLUG).download_archive(tmp_path, no_progress).read_bytes() == archive_of(kaggle)
+    assert kaggle.requests.count("DownloadDataFiles") == 2
+
+
+def test_too_little_space_is_said_at_once(kaggle: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 1000
+
+    monkeypatch.setattr(archive_file.shutil, "disk_usage", lambda folder: Usage)
+    with pytest.raises(DataError, match="GiB are free"):
+        KaggleClient(SLUG).download_archive(tmp_path, no_progress)
+    assert not (tmp_path / f"{SLUG}.zip").exists()
+
+
+# --- submissions -------------------------------------------------------------------------------
+
+
+def test_limits(kaggle: Server, tmp_path: Path) -> None:
+    client = KaggleClient(SLUG)
+    assert client.limits() == Limits(used_today=0, allowed_now=5, limited_by_total=False)
+    kaggle.disturb("GetSubmissionLimits", json_error(404, b'{"code": 404, "message": "Not found"}'))
+    assert client.limits() is None
+    kaggle.disturb("GetSubmissionLimits", json_error(200, b"{}"))
+    assert client.limits() is None
+
+
+def test_submission_and_its_score(kaggle: Server, tmp_path: Path) -> None:
+    client = KaggleClient(SLUG)
+    path = write_csv(tmp_path / "right.csv", LABELS)
+    ref = client.submit(path, "all right")
+    assert ref is not None
+    pending = client.submission(ref)
+    assert pending is not None
+    assert (pending.status, pending.public, pending.description) == ("PENDING", None, "all right")
+    kaggle.rehearsal.entries = [replace(entry, due=0.0) for entry in kaggle.rehearsal.entries]
+    done = client.submission(ref)
+    assert done is not None
+    assert (done.status, done.public, done.private) == ("COMPLETE", "1.00000", "1.00000")
+
+
+def test_all_pages_are_read(kaggle: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kaggle_client, "_PAGE", 2)
+    client = KaggleClient(SLUG)
+    path = write_csv(tmp_path / "s.csv", LABELS)
+    refs = [client.submit(path, f"number {number}") for number in range(5)]
+    assert [item.ref for item in client.submissions()] == refs[::-1]
+    assert kaggle.requests.count("ListSubmissions") == 3
+
+
+def test_a_server_without_single_submissions_or_paging(kaggle: Server) -> None:
+    """Somebody else's server: scores as numbers, fields left out, a next page that is the same page."""
+    listing = b'{"submissions": [{"ref": 7, "status": "COMPLETE", "publicScore": 0.5}], "nextPageToken": "again"}'
+    kaggle.disturb("GetSubmission", json_error(404, b'{"code": 404, "message": "Not found"}'))
+    kaggle.disturb("ListSubmissions", *[json_error(200, listing)] * 2)
+    found = KaggleClient(SLUG).submission(7)
+    assert found is not None
+    assert (found.public, found.private, found.date, found.description) == ("0.5", None, None, "")
+
+
+def test_the_upload_is_tried_again_but_not_the_submission(kaggle: Server, tmp_path: Path) -> None:
+    kaggle.disturb("PUT", answer(503))
+    path = write_csv(tmp_path / "s.csv", LABELS)
+    assert KaggleClient(SLUG).submit(path, "x")
+    assert kaggle.requests.count("CreateSubmission") == 1
+    kaggle.disturb("CreateSubmission", answer(500), answer(500))
+    with pytest.raises(MaybeSentError):
+        KaggleClient(SLUG).submit(path, "y")
+    assert kaggle.requests.count("CreateSubmission") == 2
+
+
+def test_a_refused_submission_was_surely_not_made(kaggle: Server, tmp_path: Path) -> None:
+    client = KaggleClient(SLUG)
+    path = write_csv(tmp_path / "s.csv", LABELS)
+    for _ in range(5):
+        client.submit(path, "x")
+    with pytest.raises(RefusedError, match="5 a day") as caught:
+        client.submit(path, "one too many")
+    assert not isinstance(caught.value, MaybeSentError)
+    assert len(client.submissions()) == 5

@@ -1,0 +1,312 @@
+"""Validation, at most one submission, waiting and the ledger, against the rehearsal server."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kaggle_support import IDS, LABELS, SLUG, SPEAKERS, Server, answer, json_error, lose_answer, write_csv
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from kaggle_hw4 import submit as submit_module
+from kaggle_hw4.errors import DataError, PendingError, RefusedError, UnavailableError
+from kaggle_hw4.kaggle_client import KaggleClient
+from kaggle_hw4.ledger import Ledger, Row
+from kaggle_hw4.submit import read_submission, submit, sync
+from kaggle_hw4.workspace import Workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setattr(submit_module, "_LOOKUP_PAUSE", 0.05)
+    return Workspace(tmp_path / "work")
+
+
+@pytest.fixture
+def csv_path(tmp_path: Path) -> Path:
+    return write_csv(tmp_path / "mean.csv", LABELS)
+
+
+def send(workspace: Workspace, csv_path: Path, **options: Any) -> Row | None:
+    said: list[str] = []
+    options = {"test_ids": IDS, "speakers": SPEAKERS, "report": said.append, "timeout": 20.0, **options}
+    return submit(SLUG, workspace, csv_path, **options)
+
+
+def row_of(workspace: Workspace) -> Row:
+    (row,) = Ledger(workspace.ledger).all(SLUG)
+    return row
+
+
+# --- validation --------------------------------------------------------------------------------
+
+
+def lines(change: Callable[[list[str]], list[str]] = list) -> str:
+    return "\n".join(["Id,Category", *change([f"{name},{label}" for name, label in LABELS.items()])]) + "\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lines().encode(),
+        lines(lambda rows: rows[::-1]).encode(),
+        b"\xef\xbb\xbf" + lines().encode(),
+        lines().replace("\n", "\r\n").encode(),
+        "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in lines().split()).encode(),
+        lines().encode() + b"\n\n",
+    ],
+    ids=["plain", "another order", "BOM", "CRLF", "quotes", "empty lines"],
+)
+def test_a_right_file_is_read(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "s.csv"
+    path.write_bytes(content)
+    frame = read_submission(path, IDS, SPEAKERS)
+    assert dict(zip(frame["Id"], frame["Category"], strict=True)) == LABELS
+
+
+BAD = {
+    "no such file": (None, "is missing"),
+    "empty": (b"", "first line"),
+    "other columns": (lines().replace("Category", "category").encode(), "Id,category"),
+    "semicolons": (lines().replace(",", ";").encode(), "Id;Category"),
+    "UTF-16": (lines().encode("utf-16"), "not UTF-8"),
+    "a row too few": (lines(lambda rows: rows[:-1]).encode(), f"11 rows instead of 12.*{IDS[-1]}"),
+    "a row too many": (lines(lambda rows: [*rows, "x,id00001"]).encode(), "13 rows"),
+    "a row twice": (lines(lambda rows: [*rows, rows[2]]).encode(), f"{IDS[2]} stands in rows 4, 14"),
+    "an altered id": (lines(lambda rows: ["1.0E+09,id00001", *rows[1:]]).encode(), r"row 2: '1\.0E\+09'"),
+    "an unknown speaker": (lines().replace("id00003", "id99999").encode(), "row 4: .*id99999"),
+    "three columns": (lines(lambda rows: [rows[0] + ",x", *rows[1:]]).encode(), "row 2: 3 columns"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_refused_without_a_request(
+    kaggle: Server, workspace: Workspace, tmp_path: Path, case: str
+) -> None:
+    content, text = BAD[case]
+    path = tmp_path / "bad.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=text):
+        send(workspace, path)
+    assert kaggle.requests == []
+    assert not workspace.root.exists()
+
+
+# --- sending -----------------------------------------------------------------------------------
+
+
+def test_sent_waited_for_and_recorded(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    row = send(workspace, csv_path, ensemble="mean.json")
+    assert row == row_of(workspace)
+    assert (row.state, row.public, row.private, row.ensemble) == (
+        "complete",
+        "1.00000",
+        "1.00000",
+        "mean.json",
+    )
+    (entry,) = kaggle.rehearsal.entries
+    assert entry.ref == row.ref
+    assert entry.description == f"mean [{row.id}]"
+
+
+def test_a_dry_run_makes_no_request(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    assert send(workspace, csv_path, dry_run=True) is None
+    assert kaggle.requests == []
+    assert not workspace.root.exists()
+
+
+def test_the_same_file_is_not_sent_again(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    first = send(workspace, csv_path)
+    made = len(kaggle.requests)
+    assert send(workspace, csv_path) == first
+    assert len(kaggle.requests) == made
+    forced = send(workspace, csv_path, force=True)
+    assert forced is not None
+    assert first is not None
+    assert forced.ref != first.ref
+    assert len(kaggle.rehearsal.entries) == 2
+
+
+def test_no_slots_left(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    for _ in range(5):
+        KaggleClient(SLUG).submit(csv_path, "elsewhere")
+    kaggle.requests.clear()
+    with pytest.raises(RefusedError, match=r"no submissions left today(.|\n)*00:00 UTC"):
+        send(workspace, csv_path)
+    assert kaggle.requests == ["GetSubmissionLimits"]
+    assert Ledger(workspace.ledger).all(SLUG) == []
+
+
+def test_quota_unknown_is_no_hindrance(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    kaggle.disturb("GetSubmissionLimits", json_error(501, b"{}"))
+    assert send(workspace, csv_path) == row_of(workspace)
+
+
+def test_pending_then_picked_up(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    kaggle.rehearsal.scoring_seconds = 3600.0
+    with pytest.raises(PendingError) as caught:
+        send(workspace, csv_path, timeout=0.2)
+    row = row_of(workspace)
+    assert row.state == "sent"
+    assert str(row.ref) in str(caught.value)
+    assert send(workspace, csv_path, wait=False) == row
+    kaggle.rehearsal.entries = [replace(entry, due=0.0) for entry in kaggle.rehearsal.entries]
+    scored = send(workspace, csv_path)
+    assert scored is not None
+    assert (scored.id, scored.public) == (row.id, "1.00000")
+    assert kaggle.requests.count("CreateSubmission") == 1
+
+
+def test_kaggles_verdict_is_shown_and_remembered(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    """A file that passes here but not there: the server knows other ids."""
+    kaggle.rehearsal.answers = replace(kaggle.rehearsal.answers, public={"other.pt": "id00001"})
+    for _ in range(2):
+        with pytest.raises(RefusedError, match="must have 7 rows"):
+            send(workspace, csv_path)
+    assert row_of(workspace).state == "error"
+    assert kaggle.requests.count("CreateSubmission") == 1
+
+
+def test_a_lost_answer_is_looked_up(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    kaggle.disturb("CreateSubmission", lose_answer)
+    row = send(workspace, csv_path)
+    assert row is not None
+    assert (row.state, row.ref) == ("complete", kaggle.rehearsal.entries[0].ref)
+    assert kaggle.requests.count("CreateSubmission") == 1
+
+
+def test_an_answer_without_a_reference(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    async def no_reference(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        async def swallow(message: Any) -> None:
+            pass
+
+        await app(scope, receive, swallow)
+        await json_error(200, b'{"message": "ok"}')(app, scope, _nothing, send)
+
+    kaggle.disturb("CreateSubmission", no_reference)
+    row = send(workspace, csv_path)
+    assert row is not None
+    assert row.ref == kaggle.rehearsal.entries[0].ref
+
+
+async def _nothing() -> dict[str, str]:
+    return {"type": "http.request"}
+
+
+def test_a_submission_that_may_be_lost_names_its_id_and_is_made_by_a_rerun(
+    kaggle: Server, workspace: Workspace, csv_path: Path
+) -> None:
+    kaggle.disturb("CreateSubmission", answer(502, b"<html>Bad gateway</html>"))
+    with pytest.raises(PendingError) as caught:
+        send(workspace, csv_path)
+    row = row_of(workspace)
+    assert (row.state, row.ref) == ("sending", None)
+    assert row.id in str(caught.value)
+    again = send(workspace, csv_path)
+    assert again == row_of(workspace)
+    assert (again.id, again.state) == (row.id, "complete")
+    assert len(kaggle.rehearsal.entries) == 1
+
+
+def test_no_look_up_no_second_submission(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    kaggle.disturb("CreateSubmission", lose_answer)
+    kaggle.disturb("ListSubmissions", *[json_error(200, b'{"submissions": 3}')] * 2)
+    for _ in range(2):
+        with pytest.raises(PendingError, match="hw4-"):
+            send(workspace, csv_path, force=True)
+    row = send(workspace, csv_path)
+    assert row == row_of(workspace)
+    assert len(kaggle.rehearsal.entries) == 1
+
+
+def test_refused_before_sending_can_be_repeated(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    kaggle.disturb("CreateSubmission", json_error(403, b'{"code": 403, "message": "rules"}'))
+    with pytest.raises(RefusedError, match="/rules"):
+        send(workspace, csv_path)
+    assert row_of(workspace).state == "error"
+    row = send(workspace, csv_path)
+    assert row is not None
+    assert row.state == "complete"
+
+
+def test_a_failed_upload_is_no_submission(
+    kaggle: Server, workspace: Workspace, csv_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaggle_hw4.kaggle_calls._RETRY_SECONDS", 0.1)
+    kaggle.disturb("PUT", answer(400))
+    with pytest.raises(UnavailableError, match="file store"):
+        send(workspace, csv_path)
+    assert kaggle.requests.count("CreateSubmission") == 0
+    assert row_of(workspace).state == "error"
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from kaggle_hw4 import submit as module
+from kaggle_hw4.workspace import Workspace
+from kaggle_support import IDS, SLUG, SPEAKERS
+if sys.argv[3] == "before":
+    module.KaggleClient.submit = lambda *arguments: os._exit(9)
+if sys.argv[3] == "after":
+    whole = module.KaggleClient.submit
+    module.KaggleClient.submit = lambda *arguments: (whole(*arguments), os._exit(9))
+row = module.submit(
+    SLUG, Workspace(Path(sys.argv[1])), Path(sys.argv[2]), test_ids=IDS, speakers=SPEAKERS, report=print
+)
+print(row.ref)
+"""
+
+
+def start(workspace: Workspace, csv_path: Path, kill: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(["tests", "."])}
+    command = [sys.executable, "-c", KILLED, str(workspace.root), str(csv_path), kill]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("kill", ["before", "after"])
+def test_killed_around_the_submission(kaggle: Server, workspace: Workspace, csv_path: Path, kill: str) -> None:
+    assert start(workspace, csv_path, kill).wait() == 9
+    assert row_of(workspace).state == "sending"
+    row = send(workspace, csv_path)
+    assert row == row_of(workspace)
+    assert row.state == "complete"
+    assert len(kaggle.rehearsal.entries) == 1
+
+
+def test_two_at_once_make_one(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    both = [start(workspace, csv_path, "never") for _ in range(2)]
+    refs = {process.communicate()[0].split()[-1] for process in both}
+    assert refs == {str(kaggle.rehearsal.entries[0].ref)}
+    assert len(kaggle.rehearsal.entries) == 1
+
+
+# --- sync --------------------------------------------------------------------------------------
+
+
+def test_sync_brings_scores_lost_references_and_foreign_submissions(
+    kaggle: Server, workspace: Workspace, csv_path: Path, tmp_path: Path
+) -> None:
+    kaggle.rehearsal.scoring_seconds = 0.0
+    lost = write_csv(tmp_path / "lost.csv", dict.fromkeys(IDS, "id00001"))
+    kaggle.disturb("CreateSubmission", lose_answer)
+    kaggle.disturb("ListSubmissions", json_error(200, b'{"submissions": 3}'))
+    with pytest.raises(PendingError):
+        send(workspace, lost)
+    own = send(workspace, csv_path)
+    KaggleClient(SLUG).submit(csv_path, "by hand")
+    changed = sync(SLUG, workspace)
+    assert {(row.name, row.state, row.public is not None) for row in changed} == {
+        ("lost", "complete", True),
+        ("by hand", "complete", True),
+    }
+    rows = Ledger(workspace.ledger).all(SLUG)
+    assert len(rows) == 3
+    assert own in rows
+    assert sync(SLUG, workspace) == []
+    assert Ledger(workspace.ledger).all(SLUG) == rows
