@@ -132,9 +132,7 @@ def _answered(response: Any, context: Context) -> Failure:
         )
     if status == 404:
         return Failure(
-            RefusedError(
-                f"no competition {context.slug}{said}", "Name it as in its address, with --competition SLUG."
-            ),
+            RefusedError(f"no competition {context.slug}{said}", "Name it as in its address, with --competition SLUG."),
             None,
         )
     if status == 429:

@@ -190,9 +190,7 @@ def build_app(rehearsal: Rehearsal) -> ASGIApp:
     async def member(request: Request) -> Response:
         with zipfile.ZipFile(rehearsal.archive) as opened:
             try:
-                return Response(
-                    opened.read(request.path_params["name"]), media_type="application/octet-stream"
-                )
+                return Response(opened.read(request.path_params["name"]), media_type="application/octet-stream")
             except KeyError:
                 raise HTTPException(404, "Not found") from None
 
@@ -204,9 +202,7 @@ def build_app(rehearsal: Rehearsal) -> ASGIApp:
         return Response(status_code=201)
 
     async def refuse(request: Request, error: Exception) -> Response:
-        code, text = (
-            (error.status_code, error.detail) if isinstance(error, HTTPException) else (400, str(error))
-        )
+        code, text = (error.status_code, error.detail) if isinstance(error, HTTPException) else (400, str(error))
         return JSONResponse({"code": code, "message": text}, code)
 
     routes = [
@@ -215,9 +211,7 @@ def build_app(rehearsal: Rehearsal) -> ASGIApp:
         Route("/blobs/files/{name:path}", member),
         Route("/uploads/{token}/{name}", upload, methods=["PUT"]),
     ]
-    return _AbsoluteForm(
-        Starlette(routes=routes, exception_handlers={HTTPException: refuse, Refusal: refuse})
-    )
+    return _AbsoluteForm(Starlette(routes=routes, exception_handlers={HTTPException: refuse, Refusal: refuse}))
 
 
 def serve(
@@ -256,9 +250,7 @@ def listen(port: int) -> socket.socket:
         listener.listen(128)
     except (OSError, OverflowError) as error:
         listener.close()
-        reason = (
-            "is in use" if getattr(error, "errno", None) == errno.EADDRINUSE else f"cannot be had: {error}"
-        )
+        reason = "is in use" if getattr(error, "errno", None) == errno.EADDRINUSE else f"cannot be had: {error}"
         raise UsageError(f"port {port} {reason}", "Choose another with --port, or leave it out.") from error
     return listener
 
