@@ -113,11 +113,9 @@ def _add_tensor(archive: zipfile.ZipFile, name: str, mel: torch.Tensor) -> dict[
     return {"feature_path": name, "mel_len": len(mel)}
 
 
-def _add_tables(
-    archive: zipfile.ZipFile, train: dict[str, list[dict[str, Any]]], test: list[dict[str, Any]]
-) -> None:
-    # As in the original, classes are numbered in another order than the training table's.
-    numbers = {name: number for number, name in enumerate(sorted(train))}
+def _add_tables(archive: zipfile.ZipFile, train: dict[str, list[dict[str, Any]]], test: list[dict[str, Any]]) -> None:
+    # As in the original, classes are numbered in another order than the training table's (nor sorted).
+    numbers = {name: number for number, name in enumerate(reversed(train))}
     tables = {
         "metadata.json": {"n_mels": N_MELS, "speakers": train},
         "testdata.json": {"n_mels": N_MELS, "utterances": test},

@@ -98,10 +98,10 @@ def draw_speaker(rng: np.random.Generator) -> Speaker:
     small = rng.random() < 0.5
     own = rng.normal(0, 0.025, 3)  # a bias of each formant, beside that of each sound
     return Speaker(
-        pitch=(190 if small else 120) * 2 ** rng.normal(0, 0.2),
+        pitch=(190 if small else 120) * 2 ** rng.normal(0, 0.25),
         pitch_range=rng.uniform(1.0, 3.5),
-        tract=(1.13 if small else 1.0) * (1 + rng.normal(0, 0.03)),
-        accent=1 + own + rng.normal(0, 0.03, (len(_PHONES), 3)),
+        tract=(1.13 if small else 1.0) * (1 + rng.normal(0, 0.04)),
+        accent=1 + own + rng.normal(0, 0.035, (len(_PHONES), 3)),
         upper=1 + rng.normal(0, 0.03, len(_UPPER_FORMANTS)),
         bandwidth=rng.uniform(0.8, 1.4),
         breath=10 ** rng.uniform(-2.2, -0.8),
@@ -131,9 +131,7 @@ def utterance(speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
         return gaussian_filter1d(np.array(values)[phone], smooth_ms / 8, truncate=3, mode="nearest")
 
     voice, hiss = track([p.voice for p in table], 10), track([p.hiss for p in table], 6)
-    formants = [
-        track([p.formants[n] * speaker.accent[i, n] for i, p in enumerate(table)], 20) for n in range(3)
-    ]
+    formants = [track([p.formants[n] * speaker.accent[i, n] for i, p in enumerate(table)], 20) for n in range(3)]
     pulses = _pulses(speaker, _pitch(speaker, phone, rng), rng)[:samples]
     effort = rng.normal(0, 1.5)  # speaking up flattens the source's spectrum
     octaves = np.log2(np.maximum(_FREQUENCIES, 200) / 200)
@@ -144,7 +142,7 @@ def utterance(speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
     centre = track([p.hiss_hz * speaker.sibilance for p in table], 6)[:, None]
     width = track([p.hiss_width for p in table], 6)[:, None]
     shape = np.exp(-0.5 * ((_FREQUENCIES - centre) / width) ** 2)
-    speech += 0.05 * hiss[:, None] * shape * _spectrum(rng.normal(0, 1, samples))
+    speech += 0.08 * hiss[:, None] * shape * _spectrum(rng.normal(0, 1, samples))
     return _recording(speech, rng)
 
 
@@ -168,7 +166,7 @@ def _pitch(speaker: Speaker, phone: np.ndarray, rng: np.random.Generator) -> np.
     frames = len(phone)
     accents = gaussian_filter1d(rng.normal(0, 1, frames), 12, mode="wrap")
     accents /= accents.std() + 1e-9
-    mood, fall = rng.normal(0, 1.5), np.linspace(1.5, -1.5, frames)
+    mood, fall = rng.normal(0, 1.2), np.linspace(1.5, -1.5, frames)
     semitones = mood + fall + speaker.pitch_range * accents
     return speaker.pitch * 2 ** (semitones / 12) * (1 + rng.normal(0, speaker.jitter, frames))
 
@@ -203,7 +201,7 @@ def _recording(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Send the spectrum (frames, bins) of clean speech over a random channel; returns the waveform."""
     mel = np.log1p(_FREQUENCIES / 700) / np.log1p(SAMPLE_RATE / 2 / 700)
     ripples = np.arange(1, 5)
-    tone = (rng.normal(0, 3, 4) / np.sqrt(ripples)) @ np.cos(np.pi * ripples[:, None] * mel)  # dB
+    tone = (rng.normal(0, 2.5, 4) / np.sqrt(ripples)) @ np.cos(np.pi * ripples[:, None] * mel)  # dB
     low, high = rng.uniform(40, 250), rng.uniform(3400, 8500)
     band = 1 / np.sqrt((1 + (low / (_FREQUENCIES + 1)) ** 4) * (1 + (_FREQUENCIES / high) ** 16))
     speech = speech * 10 ** (tone / 20) * band
