@@ -31,6 +31,7 @@ T = TypeVar("T")
 # retries, a server that stalls or refuses ends every call within a minute.
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 15.0
 _PAGE = 100
+_NOT_OFFERED = (400, 404, 405, 501)  # how a server says that it does not know a method
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,8 @@ class KaggleClient:
 
     def _receive(self, answer: Any, part: Path, kaggle: Any) -> None:
         # No tries of the client's own (max_retries): they would use the same address again.
-        api, options = (
-            self._api(),
-            {"quiet": True, "resume": True, "max_retries": 0, "timeout": _READ_SECONDS},
-        )
+        api = self._api()
+        options = {"quiet": True, "resume": True, "max_retries": 0, "timeout": _READ_SECONDS}
         self._call(lambda: api.download_file(answer, str(part), kaggle.http_client(), **options), attempts=1)
 
     def limits(self) -> Limits | None:
@@ -166,7 +165,7 @@ class KaggleClient:
         try:
             answer = self._call(lambda: api.competition_get_submission_limits(self.slug))
         except HW4Error as error:
-            if kaggle_calls.status_of(error) in (404, 405, 501):
+            if kaggle_calls.status_of(error) in _NOT_OFFERED:
                 return None
             raise
         if not (answer.num_today or answer.num_total or answer.num_allowed_now):
@@ -184,14 +183,13 @@ class KaggleClient:
         request.page_size = _PAGE
         with api.build_kaggle_client() as kaggle:
             while True:
-                listing = self._call(lambda: kaggle.competitions.competition_api_client.list_submissions(request))
-                page = [_submission(item) for item in listing.submissions]
+                page, token = self._call(lambda: _page(kaggle, request))
                 new = {item.ref: item for item in page if item.ref not in found}
                 found |= new
                 # A server that does not know paging gives the same page again.
-                if not listing.next_page_token or not new:
+                if not token or not new:
                     return list(found.values())
-                request.page_token = listing.next_page_token
+                request.page_token = token
 
     def submission(self, ref: int) -> Submission | None:
         """One submission; None when Kaggle does not know it."""
@@ -202,11 +200,11 @@ class KaggleClient:
         request.ref = ref
         try:
             with api.build_kaggle_client() as kaggle:
-                return _submission(
-                    self._call(lambda: kaggle.competitions.competition_api_client.get_submission(request))
+                return self._call(
+                    lambda: _submission(kaggle.competitions.competition_api_client.get_submission(request))
                 )
         except HW4Error as error:
-            if kaggle_calls.status_of(error) not in (404, 405, 501):
+            if kaggle_calls.status_of(error) not in _NOT_OFFERED:
                 raise
         return next((item for item in self.submissions() if item.ref == ref), None)
 
@@ -220,11 +218,11 @@ class KaggleClient:
         """
         api = self._api()
 
-        def attempt() -> Any:
-            return api.competition_submit(str(path), description, self.slug, quiet=True)
+        def attempt() -> int | None:
+            return int(api.competition_submit(str(path), description, self.slug, quiet=True).ref) or None
 
         try:
-            answer = self._call(attempt, may_retry=lambda: not api.uploaded)
+            return self._call(attempt, may_retry=lambda: not api.uploaded)
         except HW4Error as error:
             status = kaggle_calls.status_of(error)
             refused = status is not None and 400 <= status < 500 and status not in (408, 429)
@@ -233,7 +231,6 @@ class KaggleClient:
             raise MaybeSentError(error.cause, error.remedy) from error
         finally:
             api.uploaded = False
-        return int(answer.ref) or None
 
     def _api(self) -> Any:
         """The official client's object, authenticated."""
@@ -313,6 +310,11 @@ def _api_class() -> Any:
             return ResumableUploadResult.COMPLETE
 
     return TimedApi
+
+
+def _page(kaggle: Any, request: Any) -> tuple[list[Submission], str]:
+    listing = kaggle.competitions.competition_api_client.list_submissions(request)
+    return [_submission(item) for item in listing.submissions], listing.next_page_token
 
 
 def _submission(item: Any) -> Submission:

@@ -111,15 +111,15 @@ def cut_after(size: int) -> Fault:
     return fault
 
 
-def altered(change: Callable[[bytes], bytes], *, keep_hash: bool = True) -> Fault:
-    """The right answer with another body of the same length, with or without its hash header."""
+def altered(change: Callable[[bytes], bytes] = bytes, *, without: tuple[bytes, ...] = ()) -> Fault:
+    """The right answer with another body of the same length, and without some of its headers."""
 
     async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         async def altering(message: Any) -> None:
             if message["type"] == "http.response.body":
                 message = {**message, "body": change(message["body"])}
-            elif not keep_hash:
-                kept = [(name, value) for name, value in message["headers"] if name != b"x-goog-hash"]
+            else:
+                kept = [(name, value) for name, value in message["headers"] if name not in without]
                 message = {**message, "headers": kept}
             await send(message)
 

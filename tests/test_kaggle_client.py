@@ -126,6 +126,7 @@ FAILURES = [
     (404, b'{"code": 404, "message": "Not found"}', RefusedError, f"no competition {SLUG}"),
     (400, b'{"code": 400, "message": "The competition is closed"}', RefusedError, "competition is closed"),
     (200, b'{"submissions": [', UnavailableError, "unexpected answer"),
+    (200, b'{"submissions": [{"ref": "none"}]}', UnavailableError, "unexpected answer"),
     (200, b'{"submissions": 3}', UnavailableError, "unexpected answer"),
     (501, b"{}", UnavailableError, "501"),
 ]
