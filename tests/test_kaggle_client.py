@@ -249,9 +249,20 @@ def _interrupt(seconds: float) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("keep_hash", [True, False])
-def test_a_corrupt_body_of_the_right_length_is_fetched_again(kaggle: Server, tmp_path: Path, keep_hash: bool) -> None:
-    kaggle.disturb(f"{SLUG}.zip", altered(lambda body: bytes(len(body)), keep_hash=keep_hash))
+def test_a_server_that_tells_nothing_of_the_file(kaggle: Server, tmp_path: Path) -> None:
+    told = (b"content-length", b"etag", b"last-modified", b"accept-ranges", b"x-goog-hash")
+    kaggle.disturb(f"{SLUG}.zip", altered(without=told))
+    seen: list[tuple[int, int]] = []
+    path = KaggleClient(SLUG).download_archive(tmp_path, lambda done, total: seen.append((done, total)))
+    assert path.read_bytes() == archive_of(kaggle)
+    assert seen[-1] == (len(archive_of(kaggle)), 0)
+
+
+@pytest.mark.parametrize("without", [(), (b"x-goog-hash",)], ids=["hash", "no hash"])
+def test_a_corrupt_body_of_the_right_length_is_fetched_again(
+    kaggle: Server, tmp_path: Path, without: tuple[bytes, ...]
+) -> None:
+    kaggle.disturb(f"{SLUG}.zip", altered(lambda body: bytes(len(body)), without=without))
     path = KaggleClient(SLUG).download_archive(tmp_path, no_progress)
     assert path.read_bytes() == archive_of(kaggle)
     assert kaggle.requests.count("DownloadDataFiles") == 2
