@@ -187,9 +187,7 @@ def make_ensemble(workspace: Workspace, store: Store, folds: Folds, names: list[
     name = f"{members[0].name if len(members) == 1 else 'ensemble'}-{identity}"
     file = workspace.submissions / f"{name}.csv"
     predicted = blend([member.test for member in members], temperatures).argmax(1)
-    ensemble = Ensemble(
-        name, members, accuracy(oof, labels), log_loss(oof, labels), accuracy(plain, labels), file
-    )
+    ensemble = Ensemble(name, members, accuracy(oof, labels), log_loss(oof, labels), accuracy(plain, labels), file)
     write_submission(file, store.test_ids, [store.speakers[i] for i in predicted])
     write_json(record_of(file), ensemble.summary() | {"csv": file_hash(file), "data": store.hash, "folds": folds.hash})
     return ensemble

@@ -65,7 +65,9 @@ def run_plan(workspace: Workspace, plan: Plan, device: str) -> None:
                         say(f"{futures[future].job} failed: {error.cause}")
                     else:
                         display.finished(futures[future])
-                display.refresh([futures[future] for future in waiting if future.running()])
+                # The pool calls a job "running" when it is next in line: the workers have the first of these.
+                running = [planned for future, planned in futures.items() if future in waiting and future.running()]
+                display.refresh(running[: plan.workers])
     except KeyboardInterrupt:
         say("Stopping: the trainings write their checkpoints …")
         raise

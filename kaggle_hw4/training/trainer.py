@@ -17,7 +17,7 @@ from kaggle_hw4.variants import Variant
 from kaggle_hw4.workspace import atomic_path
 
 CHECKPOINT_SECONDS = 30.0  # a crash costs at most this much training, and the write
-LOG_STEPS = 50
+LOG_STEPS = 20
 VALIDATIONS = 5  # over a training, the last after its end
 
 
