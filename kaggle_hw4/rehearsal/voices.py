@@ -189,12 +189,13 @@ def _pulses(speaker: Speaker, pitch: np.ndarray, rng: np.random.Generator) -> np
 def _resonances(speaker: Speaker, lower: list[np.ndarray]) -> np.ndarray:
     """Response (frames, bins) of the vocal tract: Klatt's digital resonators in cascade."""
     upper = [np.full_like(lower[0], f * u) for f, u in zip(_UPPER_FORMANTS, speaker.upper, strict=True)]
-    response = np.ones((len(lower[0]), len(_Z)), complex)
+    gain, poles = np.ones((len(lower[0]), 1)), np.ones((len(lower[0]), len(_Z)), complex)
     for formant, bandwidth in zip([*lower, *upper], _BANDWIDTHS, strict=True):
         radius = np.exp(-np.pi * bandwidth * speaker.bandwidth / SAMPLE_RATE)
         b = 2 * radius * np.cos(2 * np.pi * formant * speaker.tract / SAMPLE_RATE)[:, None]
-        response *= (1 - b + radius**2) / (1 - b * _Z + radius**2 * _Z**2)
-    return response
+        gain *= 1 - b + radius**2  # unit gain at 0 Hz
+        poles *= 1 - b * _Z + radius**2 * _Z**2
+    return gain / poles
 
 
 def _recording(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
