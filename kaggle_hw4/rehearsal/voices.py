@@ -128,7 +128,8 @@ def utterance(speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
 
     def track(values: list[float], smooth_ms: float) -> np.ndarray:
         """The course of a target, frame by frame, as sluggish as the organ it belongs to."""
-        return gaussian_filter1d(np.array(values)[phone], smooth_ms / 8, truncate=3, mode="nearest")
+        spread = smooth_ms / 1000 * SAMPLE_RATE / _HOP
+        return gaussian_filter1d(np.array(values)[phone], spread, truncate=3, mode="nearest")
 
     voice, hiss = track([p.voice for p in table], 10), track([p.hiss for p in table], 6)
     formants = [track([p.formants[n] * speaker.accent[i, n] for i, p in enumerate(table)], 20) for n in range(3)]
