@@ -15,6 +15,8 @@ from kaggle_support import Port, Server, make_competition, running
 
 from kaggle_hw4.rehearsal.server import client_environment
 
+# One thread, and none that spins while it waits: the machine may be small, or busy with a training.
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 _PREFIXES = ("KAGGLE_", "VERBOSE", "XDG_CONFIG_HOME")
 for _name in [name for name in os.environ if name.startswith(_PREFIXES)]:
     del os.environ[_name]

@@ -1,0 +1,196 @@
+"""The command line: what it loads, what it says, how it ends."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from typer.testing import CliRunner, Result
+
+from kaggle_hw4.cli import app
+from kaggle_hw4.competition import competition
+
+COMMANDS = ["data", "folds", "variants", "train", "predict", "ensemble", "submit", "board", "doctor"]
+
+
+def run(*arguments: str, root: Path | None = None) -> Result:
+    options = ["--root", str(root)] if root else []
+    return CliRunner().invoke(app, [*options, *arguments])
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    """One message on stderr, no traceback, the exit code of its kind."""
+    assert result.exit_code == code, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    for word in words:
+        assert word in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A workspace with tiny data, packed from `source`."""
+    tiny.store(tmp_path)
+    return tmp_path
+
+
+def test_importing_the_command_line_loads_nothing_heavy() -> None:
+    code = (
+        "import kaggle_hw4.cli, sys;"
+        "print({'torch', 'timm', 'kaggle', 'torchaudio', 'pandas', 'sklearn', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "rehearsal make", "rehearsal serve"])
+def test_every_command_explains_itself(command: str) -> None:
+    result = run(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert len(result.stdout) > 100
+
+
+def test_every_command_of_this_list_and_no_other_exists() -> None:
+    listed = [line.split()[0] for line in run("--help").stdout.split("Commands:")[1].splitlines() if line.strip()]
+    assert listed == [*COMMANDS, "rehearsal"]
+
+
+def test_data_packs_once_and_refuses_another_source(tmp_path: Path) -> None:
+    source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
+    result = run("data", "--from", str(source), "--json", root=tmp_path)
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert (facts["speakers"], facts["train"], facts["test"], facts["dtype"]) == (4, 24, 8, "float16")
+    assert "Next: kaggle-hw4 train --fold all" in result.stderr
+    before = (tmp_path / "data/store/frames.bin").stat().st_mtime_ns
+    for again in (("data",), ("data", "--from", str(source))):
+        result = run(*again, root=tmp_path)
+        assert result.exit_code == 0
+        assert "packed already" in result.stderr
+    assert (tmp_path / "data/store/frames.bin").stat().st_mtime_ns == before
+    other = tiny.as_zip(tmp_path / "b.zip", tiny.files(seed=1))
+    refused(run("data", "--from", str(other), root=tmp_path), 3, str(source), str(other))
+    refused(run("data", "--dtype", "float32", root=tmp_path), 3, "dtype float16 there, float32 now")
+    refused(run("data", "--competition", "ml2022spring-hw4", root=tmp_path), 3, "ml2022spring-hw4 now")
+
+
+def test_bad_data_ends_with_3_and_usage_with_2(tmp_path: Path) -> None:
+    content = tiny.files()
+    del content["testdata.json"]
+    source = tiny.as_zip(tmp_path / "a.zip", content)
+    refused(run("data", "--from", str(source), root=tmp_path), 3, "testdata.json is missing")
+    refused(run("data", "--from", str(tmp_path / "none.zip"), root=tmp_path), 2, "none.zip does not exist")
+    refused(run("data", "--dtype", "int8", root=tmp_path), 2, "float16, float32")
+    assert not (tmp_path / "data" / "store").exists()
+
+
+@pytest.mark.parametrize("command", ["folds", "train", "predict", "ensemble", "submit"])
+def test_without_data_the_command_to_run_is_named(tmp_path: Path, command: str) -> None:
+    refused(run(command, root=tmp_path), 3, "no data in", "kaggle-hw4 data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folds_are_shown_and_not_made_twice(root: Path) -> None:
+    facts = json.loads(run("folds", "--k", "3", "--json", root=root).stdout)
+    assert (facts["k"], facts["sizes"]) == (3, [8, 8, 8])
+    refused(run("folds", "--k", "4", root=root), 3, "k=3, seed=0, not k=4")
+    refused(run("folds", "--k", "1", root=root), 2)
+
+
+def test_variants_with_their_published_scores() -> None:
+    rows = {row["name"]: row for row in json.loads(run("variants", "--json").stdout)}
+    assert rows["conformer-full"]["private"] == 0.962
+    assert rows["conformer-simple"]["private"] == 0.96125
+    assert rows["transformer-full"]["sets"] == ["default"]
+    assert "conformer-full" in run("variants").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--variant", "conformr-full"], ["Did you mean conformer-full", "transformer-simple"]),
+        (["--fold", "5"], ["no fold '5'", "0, 1, 2, 3, 4, all"]),
+        (["--fold", "first"], ["no fold 'first'"]),
+        (["--steps", "0"], ["--steps"]),
+        (["--workers", "0"], ["--workers"]),
+        (["--device", "abacus"], ["--device abacus"]),
+        (["--seed", "-1"], ["--seed"]),
+    ],
+)
+def test_train_refuses_what_does_not_exist(root: Path, options: list[str], words: list[str]) -> None:
+    refused(run("train", *options, root=root), 2, *words)
+    assert not (root / "runs").exists()
+
+
+def test_a_dry_run_shows_the_plan_and_writes_no_run(root: Path) -> None:
+    result = run("train", "--variant", "sample", "--fold", "0,3", "--steps", "50", "--dry-run", root=root)
+    assert result.exit_code == 0
+    assert "2 jobs to do" in result.stderr
+    assert "sample-s0: fold 0, 3; 100 steps" in result.stderr
+    assert "of disk" in result.stderr
+    assert not (root / "runs").exists()
+    assert (root / "folds" / "folds.json").exists()
+
+
+def test_an_empty_board_says_what_to_do(tmp_path: Path) -> None:
+    result = run("board", root=tmp_path)
+    assert result.exit_code == 0
+    for word in ("boss", "0.93000", "kaggle-hw4 submit", "kaggle-hw4 train"):
+        assert word in result.stdout
+    content = json.loads(run("board", "--json", root=tmp_path).stdout)
+    assert content["submissions"] == content["members"] == []
+    assert content["baselines"]["simple"] == 0.66025
+    assert "line,boss,,0.93" in run("board", "--csv", root=tmp_path).stdout
+
+
+def test_a_submission_that_is_not_there_lists_what_is(root: Path) -> None:
+    refused(run("submit", "mine", root=root), 2, "no submission 'mine'", "none yet")
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").exists(), reason="needs a folder that even root cannot write to")
+def test_a_workspace_that_cannot_be_written(tmp_path: Path) -> None:
+    source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
+    refused(run("data", "--from", str(source), root=Path("/sys/kernel")), 3, "cannot be written", "--root")
+
+
+def test_a_workspace_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
+    refused(run("data", "--from", str(source), root=tmp_path / "file"), 3, str(tmp_path / "file"))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's own refusal: every frame is written to /dev/full."""
+    import builtins
+
+    real = builtins.open
+
+    def full(file: object, *arguments: object, **options: object) -> object:
+        return real("/dev/full" if str(file).endswith("frames.bin") else file, *arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(builtins, "open", full)
+    source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
+    refused(run("data", "--from", str(source), root=tmp_path), 3, "no space left")
+    assert [path.name for path in (tmp_path / "data").iterdir()] in ([], [".pack.lock"])
+
+
+def test_the_root_comes_from_the_environment_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_HW4_ROOT", str(root))
+    assert json.loads(run("folds", "--json").stdout)["file"] == str(root / "folds" / "folds.json")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ml2023springhw4",
+        "https://www.kaggle.com/competitions/ml2023springhw4",
+        "https://www.kaggle.com/competitions/ml2023springhw4/leaderboard?tab=public",
+        "www.kaggle.com/c/ml2023springhw4/",
+    ],
+)
+def test_a_competition_is_known_by_slug_or_address(name: str) -> None:
+    assert competition(name).slug == "ml2023springhw4"
+    assert competition(name).baselines["boss"] == 0.93

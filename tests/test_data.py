@@ -1,0 +1,235 @@
+"""Archive → packed store: every kind of source gives the same store; what is wrong is refused by name."""
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from kaggle_hw4.data.crops import CropSampler, Frames, length_buckets
+from kaggle_hw4.data.store import open_store
+from kaggle_hw4.errors import DataError, UsageError
+
+CONTENT = tiny.files()
+FEATURES = [name for name in CONTENT if name.endswith(".pt")]
+EXTRAS = {f"._{FEATURES[0]}": b"\0\5\26\7", "log_melspectrogram.pt": b"TorchScript", "sox_effects.pt": b"TorchScript"}
+
+
+def parts(path: Path) -> Path:
+    """A tar.gz cut in three, and the first of the parts."""
+    blob = tiny.as_tar(path, CONTENT | EXTRAS).read_bytes()
+    path.unlink()
+    third = len(blob) // 3 + 1
+    for i, name in enumerate(("partaa", "partab", "partac")):
+        Path(f"{path}.{name}").write_bytes(blob[i * third : (i + 1) * third])
+    return Path(f"{path}.partaa")
+
+
+SOURCES: dict[str, Callable[[Path], Path]] = {
+    "folder": lambda p: tiny.as_folder(p / "Dataset", CONTENT | EXTRAS),
+    "folder above": lambda p: tiny.as_folder(p / "Dataset", CONTENT | EXTRAS).parent,
+    "zip": lambda p: tiny.as_zip(p / "a.zip", CONTENT | EXTRAS),
+    "zip without folder": lambda p: tiny.as_zip(p / "a.zip", CONTENT | EXTRAS, prefix=""),
+    "tar": lambda p: tiny.as_tar(p / "a.tar", CONTENT | EXTRAS),
+    "tar.gz": lambda p: tiny.as_tar(p / "a.tar.gz", CONTENT | EXTRAS),
+    "parts": lambda p: parts(p / "a.tar.gz"),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_every_kind_of_source_gives_the_same_store(tmp_path: Path, kind: str) -> None:
+    store = tiny.packed(SOURCES[kind](tmp_path), tmp_path / "store", "float32")
+    assert (len(store.train_rows), len(store.test_rows), len(store.speakers)) == (24, 8, 4)
+    assert store.speakers == ["id00087", "id00088", "id00089", "id00090"]  # mapping.json's order
+    assert store.hash == tiny.packed(tiny.as_folder(tmp_path / "again", CONTENT), tmp_path / "other").hash
+    labels = {
+        entry["feature_path"]: speaker
+        for speaker, entries in tiny.table(CONTENT, "metadata.json")["speakers"].items()
+        for entry in entries
+    }
+    for row, name in enumerate(store.index["id"]):
+        original = torch.load(io.BytesIO(CONTENT[name]), weights_only=True).numpy()
+        start, length = store.offsets[row], store.lengths[row]
+        np.testing.assert_array_equal(store.frames[start : start + length], original)
+        assert (store.speakers[store.labels[row]] if store.labels[row] >= 0 else None) == labels.get(name)
+
+
+def test_frames_are_stored_as_float16_unless_asked_otherwise(tmp_path: Path) -> None:
+    store = tiny.store(tmp_path)
+    assert store.frames.dtype == np.float16
+    row = int(store.train_rows[0])
+    original = torch.load(io.BytesIO((tmp_path / "source" / store.index["id"][row]).read_bytes())).numpy()
+    start = store.offsets[row]
+    np.testing.assert_array_equal(store.frames[start : start + len(original)], original.astype(np.float16))
+
+
+def edited(name: str, change: Callable[[Any], Any]) -> dict[str, bytes]:
+    value = tiny.table(CONTENT, name)
+    return CONTENT | {name: json.dumps(change(value) or value).encode()}
+
+
+def drop(name: str) -> dict[str, bytes]:
+    return {other: blob for other, blob in CONTENT.items() if other != name}
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("executed"),))
+
+
+FIRST = FEATURES[0]
+FRAMES = np.zeros((30, 40))
+HALF = torch.zeros(30, 40, dtype=torch.float16)
+UNREADABLE = pickle.dumps(Evil())
+BAD: dict[str, tuple[dict[str, bytes], str]] = {
+    "no metadata": (drop("metadata.json"), "metadata.json"),
+    "no testdata": (drop("testdata.json"), "testdata.json is missing"),
+    "no mapping": (drop("mapping.json"), "mapping.json is missing"),
+    "broken table": (CONTENT | {"testdata.json": b'{"n_mels": 40,'}, "testdata.json is not valid JSON"),
+    "table of another kind": (CONTENT | {"mapping.json": b"[]"}, "mapping.json"),
+    "other n_mels": (edited("testdata.json", lambda t: t.update(n_mels=80)), "n_mels is 80"),
+    "speaker without class": (edited("metadata.json", lambda t: t["speakers"].update(id1=[])), "id1"),
+    "mapping contradicts itself": (edited("mapping.json", lambda t: t["id2speaker"].update({"0": "x"})), "disagree"),
+    "path leaves the folder": (
+        edited("testdata.json", lambda t: t["utterances"][0].update(feature_path="../../x.pt")),
+        "../../x.pt",
+    ),
+    "same utterance twice": (
+        edited("testdata.json", lambda t: t["utterances"].append(t["utterances"][0])),
+        "listed twice",
+    ),
+    "missing utterance": (drop(FIRST), f"the first is {FIRST}"),
+    "other length": (CONTENT | {FIRST: tiny.tensor(FRAMES[:5])}, f"{FIRST} has 5 frames"),
+    "other width": (CONTENT | {FIRST: tiny.tensor(np.zeros((30, 80)))}, f"{FIRST} is torch.float32 (30, 80)"),
+    "other dtype": (CONTENT | {FIRST: tiny.tensor(HALF)}, f"{FIRST} is torch.float16"),
+    "not finite": (CONTENT | {FIRST: tiny.tensor(np.full((30, 40), np.nan))}, FIRST),
+    "not a tensor": (CONTENT | {FIRST: tiny.tensor({"a": 1})}, f"{FIRST} holds a dict"),
+    "not a file of torch": (CONTENT | {FIRST: b"hello"}, f"{FIRST} is not a saved tensor"),
+    "a pickle with code": (CONTENT | {FIRST: UNREADABLE}, f"{FIRST} is not a saved tensor"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+@pytest.mark.parametrize("kind", [tiny.as_zip, tiny.as_tar, tiny.as_folder])
+def test_what_is_wrong_is_refused_by_name_and_leaves_nothing(
+    tmp_path: Path, what: str, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content, message = BAD[what]
+    source = kind(tmp_path / "source", content)
+    with pytest.raises(DataError) as error:
+        tiny.packed(source, tmp_path / "data" / "store")
+    assert message in str(error.value)
+    assert list((tmp_path / "data").iterdir()) == []
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_edition_leak_is_refused_and_explained(tmp_path: Path) -> None:
+    labelled = tiny.table(CONTENT, "metadata.json")["speakers"]["id00090"][0]
+    leaky = edited("testdata.json", lambda t: t["utterances"].append(labelled))
+    with pytest.raises(DataError, match="2022 edition") as error:
+        tiny.packed(tiny.as_zip(tmp_path / "a.zip", leaky), tmp_path / "store")
+    assert labelled["feature_path"] in str(error.value)
+
+
+def test_identical_content_under_another_name_is_no_leak(tmp_path: Path) -> None:
+    test = tiny.table(CONTENT, "testdata.json")["utterances"][0]
+    twin = tiny.table(CONTENT, "metadata.json")["speakers"]["id00090"][0]["feature_path"]
+    content = CONTENT | {twin: CONTENT[test["feature_path"]]}
+    metadata = tiny.table(CONTENT, "metadata.json")
+    metadata["speakers"]["id00090"][0]["mel_len"] = test["mel_len"]
+    content["metadata.json"] = json.dumps(metadata).encode()
+    store = tiny.packed(tiny.as_zip(tmp_path / "a.zip", content), tmp_path / "store")
+    assert store.index["digest"].duplicated().sum() == 1
+
+
+@pytest.mark.parametrize("path", ["../uttr-x.pt", "/etc/passwd", "Dataset/../../x", "C:\\x.pt"])
+@pytest.mark.parametrize("kind", [tiny.as_zip, tiny.as_tar])
+def test_an_archive_with_a_path_out_of_its_folder_is_refused(tmp_path: Path, path: str, kind: Any) -> None:
+    with pytest.raises(DataError, match="leaves its folder"):
+        tiny.packed(kind(tmp_path / "a", CONTENT | {path: b""}, prefix=""), tmp_path / "store")
+
+
+@pytest.mark.parametrize("kind", [tiny.as_zip, tiny.as_tar])
+def test_a_truncated_archive_is_refused(tmp_path: Path, kind: Any) -> None:
+    whole = kind(tmp_path / "a.gz", CONTENT)
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(DataError, match="damaged"):
+        tiny.packed(whole, tmp_path / "data" / "store")
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_flipped_bit_in_a_zip_is_refused(tmp_path: Path) -> None:
+    path = tiny.as_zip(tmp_path / "a.zip", CONTENT)
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"Dataset/{FIRST}")
+    blob = bytearray(path.read_bytes())
+    blob[info.header_offset + 200] ^= 1
+    path.write_bytes(blob)
+    with pytest.raises(DataError):
+        tiny.packed(path, tmp_path / "store")
+
+
+def test_a_source_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        tiny.packed(tmp_path / "nothing.zip", tmp_path / "store")
+
+
+def test_a_changed_store_is_not_believed(tmp_path: Path) -> None:
+    store = tiny.store(tmp_path)
+    index = store.folder / "index.csv"
+    whole = index.read_text()
+    index.write_text(whole.replace(",0,", ",1,", 1))
+    with pytest.raises(DataError, match=r"index\.csv was changed"):
+        open_store(store.folder)
+    index.write_text(whole)
+    frames = store.folder / "frames.bin"
+    frames.write_bytes(frames.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"frames\.bin has"):
+        open_store(store.folder)
+
+
+def test_crops_lie_inside_their_utterance_and_short_ones_are_whole(tmp_path: Path) -> None:
+    store = tiny.store(tmp_path)
+    frames = Frames(store, torch.device("cpu"))
+    rows = store.train_rows
+    x, lengths = frames.crops(rows, 40, np.random.default_rng(0))
+    assert lengths is not None
+    np.testing.assert_array_equal(lengths, np.minimum(store.lengths[rows], 40))
+    for i, row in enumerate(rows):
+        start = store.offsets[row]
+        utterance = store.frames[start : start + store.lengths[row]].astype(np.float32)
+        crop = x[i, : lengths[i]].numpy()
+        windows = np.lib.stride_tricks.sliding_window_view(utterance, len(crop), axis=0).swapaxes(1, 2)
+        assert (windows == crop).all((1, 2)).any()
+
+
+def test_every_epoch_visits_every_row_once_and_any_step_can_be_had_again(tmp_path: Path) -> None:
+    store = tiny.store(tmp_path)
+    frames = Frames(store, torch.device("cpu"))
+    rows = store.train_rows  # 24, in batches of 10: an epoch ends inside a batch
+    make = lambda: CropSampler(frames, rows, crop=16, batch=10, seed=3)  # noqa: E731
+    seen = torch.cat([make().batch(step)[2] for step in range(12)])
+    for epoch in range(5):
+        assert torch.equal(seen[epoch * 24 : epoch * 24 + 24].bincount(), torch.full((4,), 6))
+    one, other = make(), make()
+    one.batch(3)
+    for a, b in zip(one.batch(7), other.batch(7), strict=True):
+        assert (a is None and b is None) or torch.equal(a, b)
+    assert not torch.equal(one.batch(7)[0], one.batch(8)[0])
+
+
+def test_buckets_hold_every_utterance_once_within_bounds() -> None:
+    lengths = np.random.default_rng(0).integers(91, 7193, 500)
+    buckets = length_buckets(lengths, tokens=16_384, attention=4_000_000)
+    assert sorted(np.concatenate(buckets).tolist()) == list(range(500))
+    for bucket in buckets:
+        longest = lengths[bucket].max()
+        assert len(bucket) == 1 or (len(bucket) * longest <= 16_384 and len(bucket) * longest**2 <= 4_000_000)

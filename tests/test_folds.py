@@ -1,0 +1,97 @@
+"""The split: stratified, twins together, written once, bound to its data."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from kaggle_hw4.data.store import Store
+from kaggle_hw4.errors import DataError, UsageError
+from kaggle_hw4.folds import load_folds, make_folds, split
+
+
+def with_twins(tmp_path: Path) -> Store:
+    """Every speaker's first utterance is there again as the second."""
+    content = tiny.files(speakers=5, train=8, shortest=30, longest=30)
+    for entries in tiny.table(content, "metadata.json")["speakers"].values():
+        content[entries[1]["feature_path"]] = content[entries[0]["feature_path"]]
+    return tiny.packed(tiny.as_folder(tmp_path / "source", content), tmp_path / "store")
+
+
+def test_every_fold_holds_every_speaker_in_equal_shares(tmp_path: Path) -> None:
+    store = tiny.store(tmp_path, speakers=6, train=11)
+    folds = make_folds(store, tmp_path / "folds.json", k=5, seed=1)
+    labels = store.labels[store.train_rows]
+    for fold in range(5):
+        counts = np.bincount(labels[folds.validation_rows(fold)], minlength=6)
+        assert counts.min() >= 2
+        assert counts.max() <= 3
+        rows = np.concatenate([folds.validation_rows(fold), folds.training_rows(fold)])
+        assert sorted(rows.tolist()) == store.train_rows.tolist()
+
+
+def test_twins_share_a_fold(tmp_path: Path) -> None:
+    store = with_twins(tmp_path)
+    train = store.index.iloc[store.train_rows].assign(fold=split(store, 5, 0))
+    twins = train.groupby("digest")["fold"].agg(["size", "nunique"])
+    assert (twins["size"] == 2).sum() == 5
+    assert (twins["nunique"] == 1).all()
+
+
+def test_a_speaker_with_too_few_different_utterances_is_named(tmp_path: Path) -> None:
+    store = with_twins(tmp_path)  # 8 utterances of each, 7 different
+    split(store, 7, 0)
+    with pytest.raises(DataError, match=r"fewer than 8 different utterances of id\d+"):
+        split(store, 8, 0)
+    with pytest.raises(UsageError, match="at least 2"):
+        split(store, 1, 0)
+
+
+def test_seed_and_k_decide_the_split(tmp_path: Path) -> None:
+    store = tiny.store(tmp_path)
+    np.testing.assert_array_equal(split(store, 3, 0), split(store, 3, 0))
+    assert not np.array_equal(split(store, 3, 0), split(store, 3, 1))
+
+
+def test_the_split_is_written_once_and_readable(tmp_path: Path) -> None:
+    store, path = tiny.store(tmp_path), tmp_path / "folds" / "folds.json"
+    first = make_folds(store, path, k=3, seed=0)
+    written = path.read_text()
+    content = json.loads(written)
+    assert (content["k"], content["seed"], content["data"]) == (3, 0, store.hash)
+    assert list(content["fold_of"]) == store.index["id"][: len(store.train_rows)].tolist()
+    assert make_folds(store, path, k=3, seed=0).hash == first.hash
+    for k, seed in ((4, 0), (3, 1)):
+        with pytest.raises(DataError, match=f"not k={k}, seed={seed}"):
+            make_folds(store, path, k=k, seed=seed)
+    assert path.read_text() == written
+
+
+def test_a_split_of_other_data_is_refused_with_both_hashes(tmp_path: Path) -> None:
+    ours = tiny.store(tmp_path)
+    theirs = tiny.store(tmp_path / "other", seed=1)
+    make_folds(theirs, tmp_path / "folds.json")
+    with pytest.raises(DataError) as error:
+        load_folds(ours, tmp_path / "folds.json")
+    assert ours.hash in str(error.value)
+    assert theirs.hash in str(error.value)
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[1]", '{"k": 3'])
+def test_a_broken_file_is_refused(tmp_path: Path, damage: str) -> None:
+    store, path = tiny.store(tmp_path), tmp_path / "folds.json"
+    path.write_text(damage)
+    with pytest.raises(DataError, match=r"folds\.json"):
+        load_folds(store, path)
+
+
+def test_an_assignment_that_misses_an_utterance_is_refused(tmp_path: Path) -> None:
+    store, path = tiny.store(tmp_path), tmp_path / "folds.json"
+    make_folds(store, path)
+    content = json.loads(path.read_text())
+    content["fold_of"].popitem()
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="not a split of this data"):
+        load_folds(store, path)

@@ -1,0 +1,179 @@
+"""Every registered variant: padding changes nothing, and it can learn. Layers equal their stock counterparts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torchaudio
+from torch import nn
+
+from kaggle_hw4 import variants
+from kaggle_hw4.errors import UsageError
+from kaggle_hw4.models.classifier import SpeakerClassifier
+from kaggle_hw4.models.layers import ConformerLayer, Dropout, FrameBatchNorm, TransformerLayer, from_torchaudio
+
+NAMES = [entry.name for entry in variants.entries()]
+LENGTHS = torch.tensor([91, 17, 130, 64, 1])
+
+
+def batch(fill: float) -> torch.Tensor:
+    """Utterances of LENGTHS with `fill` in the frames beyond."""
+    x = torch.randn(len(LENGTHS), 130, 40, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    return torch.where((torch.arange(130) < LENGTHS[:, None])[:, :, None], x, torch.tensor(fill))
+
+
+def model_of(name: str, *, dropout: float | None = None) -> SpeakerClassifier:
+    torch.manual_seed(0)
+    variant = variants.variant(name)
+    model = SpeakerClassifier(variant if dropout is None else replace(variant, dropout=dropout), 50)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):  # as after training: not the identity
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("fill", [-20.0, 1e4, float("nan")])
+def test_an_utterance_has_the_same_logits_alone_and_in_a_padded_batch(name: str, fill: float) -> None:
+    model = model_of(name).eval()
+    x = batch(fill)
+    with torch.no_grad():
+        together = model(x, LENGTHS)
+        alone = torch.cat([model(x[i : i + 1, :length]) for i, length in enumerate(LENGTHS.tolist())])
+    assert together.shape == (5, 50)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    assert (alone - alone[0]).abs().max() > 1e-2  # the comparison is not one of constants
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_influences_nothing_in_training(name: str) -> None:
+    results = []
+    for fill in (0.0, 77.0):
+        model = model_of(name, dropout=0.0).train()
+        loss = model(batch(fill), LENGTHS).square().sum()
+        loss.backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        results.append((loss, *gradients, *model.buffers()))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_more_padding_changes_no_gradient(name: str) -> None:
+    """The same utterances padded to 130 and to 200 frames: batch statistics see real frames only."""
+    results = []
+    for extra in (0, 70):
+        model = model_of(name, dropout=0.0).double().train()
+        x = nn.functional.pad(batch(5.0).double(), (0, 0, 0, extra), value=9.0)
+        model(x, LENGTHS).square().sum().backward()
+        results.append([parameter.grad for parameter in model.parameters()])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_come_back_from_a_state(name: str) -> None:
+    model, other = model_of(name).eval(), SpeakerClassifier(variants.variant(name), 50).eval()
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model(batch(0.0), LENGTHS), other(batch(0.0), LENGTHS))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_learns_a_batch_by_heart(name: str) -> None:
+    model = SpeakerClassifier(variants.variant(name), 4)
+    x, labels = batch(0.0)[:4], torch.tensor([3, 1, 0, 2])
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(80):
+        model.train()
+        loss = nn.functional.cross_entropy(model(x, LENGTHS[:4]), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    assert model(x, LENGTHS[:4]).argmax(1).tolist() == labels.tolist()
+
+
+def test_the_default_set_is_as_published() -> None:
+    names = variants.expand(["default"])
+    assert names == ["transformer-simple", "transformer-full", "conformer-simple", "conformer-full"]
+    for name in names:
+        v = variants.variant(name)
+        assert (v.layers, v.heads, v.d_model, v.feedforward, v.head) == (3, 4, 80, 256, "linear")
+        assert (v.crop, v.batch, v.lr, v.warmup, v.steps) == (128, 32, 1e-3, 1000, 70_000)
+        assert v.dropout == (0.1 if v.backbone == "transformer" else 0.0)
+        assert (v.kernel, v.attention_size) == (31, 64)
+        assert name == f"{v.backbone}-{v.pooling}"
+
+
+def test_an_unknown_variant_offers_the_nearest_and_lists_all() -> None:
+    with pytest.raises(UsageError, match=r"Did you mean conformer-full[\s\S]*transformer-simple"):
+        variants.expand(["conformer-ful"])
+
+
+def test_the_conformer_equals_torchaudios_with_its_weights() -> None:
+    torch.manual_seed(1)
+    theirs = torchaudio.models.Conformer(80, 4, 256, 3, 31, dropout=0.0)
+    ours = nn.ModuleList(ConformerLayer(80, 4, 256, 31, 0.0) for _ in range(3))
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+    ours.load_state_dict(from_torchaudio(theirs.state_dict()))
+    x = torch.randn(3, 150, 80)
+    for mode in (False, True):
+        theirs.train(mode)
+        ours.train(mode)
+        y = x
+        for layer in ours:
+            y = layer(y, None)
+        torch.testing.assert_close(y, theirs(x, torch.full((3,), 150))[0], atol=1e-5, rtol=0)
+
+
+def test_the_transformer_equals_pytorchs_with_its_weights() -> None:
+    torch.manual_seed(2)
+    theirs = nn.TransformerEncoderLayer(80, 4, 256, dropout=0.0, batch_first=True)
+    ours = TransformerLayer(80, 4, 256, 0.0)
+    ours.load_state_dict(theirs.state_dict())
+    x, mask = torch.randn(5, 130, 80), torch.arange(130) < LENGTHS[:, None]
+    theirs.train()
+    expected = theirs(x, src_key_padding_mask=~mask)
+    torch.testing.assert_close(ours(x, mask)[mask], expected[mask], atol=1e-5, rtol=0)
+
+
+def test_attention_with_dropout_is_the_same_attention() -> None:
+    """Its own path is taken only in training: with a probability that drops nothing it must agree."""
+    torch.manual_seed(3)
+    layer = TransformerLayer(80, 4, 256, 0.1)
+    for module in layer.modules():
+        if isinstance(module, Dropout):
+            module.p = 1e-6  # below the resolution of 2**-16: nothing is dropped
+    x, mask = torch.randn(5, 130, 80), torch.arange(130) < LENGTHS[:, None]
+    trained = layer.train()(x, mask)[mask]
+    torch.testing.assert_close(trained, layer.eval()(x, mask)[mask], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_dropout_drops_the_share_it_should_and_keeps_the_mean(p: float) -> None:
+    torch.manual_seed(4)
+    dropout = Dropout(p).train()
+    y = dropout(torch.ones(1001, 1003))
+    dropped = (y == 0).double().mean().item()
+    assert abs(dropped - p) < 4 * np.sqrt(p * (1 - p) / y.numel())
+    assert torch.allclose(y[y != 0], torch.tensor(1 / (1 - p)))
+    for start in range(4):  # four draws come from one 64-bit word: none may be special
+        assert abs((y.view(-1)[start::4] == 0).double().mean().item() - p) < 4 * np.sqrt(p * (1 - p) / y.numel() * 4)
+    x = torch.ones(10)
+    assert dropout.eval()(x) is x
+
+
+def test_batch_norm_takes_the_statistics_of_real_frames() -> None:
+    torch.manual_seed(5)
+    ours, stock = FrameBatchNorm(7), nn.BatchNorm1d(7)
+    x, mask = torch.randn(5, 130, 7), torch.arange(130) < LENGTHS[:, None]
+    y = ours(x, mask)
+    torch.testing.assert_close(y[mask], stock(x[mask]))
+    torch.testing.assert_close(ours.running_var, stock.running_var)
+    assert (y[~mask] == 0).all()

@@ -1,0 +1,252 @@
+"""One job: exact resume, artefacts, refusals. Small models of the real code, a few steps each."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from kaggle_hw4.data.crops import CropSampler, Frames
+from kaggle_hw4.data.store import open_store
+from kaggle_hw4.errors import DataError, HW4Error
+from kaggle_hw4.folds import make_folds
+from kaggle_hw4.models.classifier import SpeakerClassifier
+from kaggle_hw4.runs import Job, Run, job_of, run_of, with_steps
+from kaggle_hw4.training import trainer
+from kaggle_hw4.training.schedules import ema_decay, learning_rate
+from kaggle_hw4.training.session import Stopped, do_job, predict_again
+from kaggle_hw4.variants import Variant, variant
+from kaggle_hw4.workspace import Workspace
+
+CPU = torch.device("cpu")
+
+
+def small(name: str, **changes: int | float) -> Variant:
+    return replace(with_steps(variant(name), 12), crop=24, batch=6, layers=1, d_model=16, **changes)
+
+
+class Session:
+    """A workspace with tiny data, and jobs done in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.workspace = Workspace(root)
+        self.store = open_store(self.workspace.store)
+        self.folds = make_folds(self.store, self.workspace.folds_file, k=3)
+
+    def do(self, job: Job, should_stop: Callable[[], bool] = lambda: False) -> Run:
+        do_job(self.workspace, job, self.store, self.folds, CPU, should_stop)
+        return run_of(self.workspace, job)
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    tiny.store(tmp_path)
+    return Session(tmp_path)
+
+
+def copy_of(session: Session, name: str) -> Session:
+    """The same data and folds in another workspace."""
+    root = session.workspace.root / name
+    shutil.copytree(session.workspace.data, root / "data")
+    shutil.copytree(session.workspace.folds_file.parent, root / "folds")
+    return Session(root)
+
+
+def sampler_of(session: Session) -> CropSampler:
+    rows = session.folds.training_rows(0)
+    return CropSampler(Frames(session.store, CPU), rows, crop=24, batch=6, seed=0)
+
+
+def after(calls: int) -> Callable[[], bool]:
+    """A `should_stop` that becomes true at its `calls`-th call."""
+    count = iter(range(calls - 1))
+    return lambda: next(count, None) is None
+
+
+@pytest.mark.parametrize("name", ["transformer-full", "conformer-simple"])
+@pytest.mark.parametrize("stops", [[5], [1, 4, 4], [12], [13]])
+def test_stopped_and_resumed_ends_exactly_as_undisturbed(session: Session, name: str, stops: list[int]) -> None:
+    job = Job(name, small(name), seed=0, fold=1)
+    undisturbed = copy_of(session, "undisturbed").do(job)
+    for calls in stops:
+        with pytest.raises(Stopped):
+            session.do(job, after(calls))
+        assert not run_of(session.workspace, job).finished
+        torch.manual_seed(99)  # whatever else happened in between
+    run = session.do(job)
+    for artefact in ("weights", "oof", "test"):
+        assert getattr(run, artefact).read_bytes() == getattr(undisturbed, artefact).read_bytes()
+    assert not run.checkpoint.exists()
+
+
+def test_a_kill_between_weights_and_logits_is_mended(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job("conformer-full", small("conformer-full"), seed=0, fold=0)
+    expected = copy_of(session, "undisturbed").do(job)
+
+    def killed(path: Path, array: np.ndarray) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("kaggle_hw4.training.session._save_array", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            session.do(job)
+    run = session.do(job)
+    assert run.oof.read_bytes() == expected.oof.read_bytes()
+
+
+def test_checkpoints_come_with_the_clock(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill costs at most what lies behind the last checkpoint: half a minute by the clock, not by steps."""
+    now = iter(range(0, 10_000, 11))  # each look at the clock finds it 11 s later
+    monkeypatch.setattr(trainer.time, "monotonic", lambda: next(now))
+    saved: list[int] = []
+    model = trainer.Trainer(small("sample"), 4, 0, CPU)
+    sampler = sampler_of(session)
+    model.fit(
+        sampler,
+        save=lambda: saved.append(model.step),
+        log=lambda line: None,
+        validate=lambda: None,
+        should_stop=lambda: False,
+    )
+    assert saved[-1] == 12
+    assert max(np.diff([0, *saved])) * 11 <= 30 + 2 * 11
+
+
+def test_a_finished_job_is_left_alone(session: Session) -> None:
+    job = Job("sample", small("sample"), seed=0, fold=0)
+    run = session.do(job)
+    before = {path: path.stat().st_mtime_ns for path in run.folder.iterdir() if path.suffix != ".lock"}
+    session.do(job)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_artefacts_say_what_they_are(session: Session) -> None:
+    job = Job("sample", small("sample"), seed=2, fold=1)
+    run = session.do(job)
+    record, result = json.loads(run.record.read_text()), json.loads(run.result.read_text())
+    assert record["data"] == session.store.hash
+    assert record["folds"] == session.folds.hash
+    assert job_of(run) == job
+    held_out = session.folds.validation_rows(1)
+    oof, test = np.load(run.oof), np.load(run.test)
+    assert oof.shape == (len(held_out), 4)
+    assert test.shape == (len(session.store.test_rows), 4)
+    labels = session.store.labels[held_out]
+    assert result["accuracy"] == (oof.argmax(1) == labels).mean()
+    steps = [line["step"] for line in run.log_lines() if "loss" in line]
+    assert steps[-1] == 12
+
+
+def test_logits_are_those_of_whole_utterances_one_at_a_time(session: Session) -> None:
+    job = Job("conformer-full", small("conformer-full"), seed=0, fold=0)
+    run = session.do(job)
+    model = SpeakerClassifier(job.variant, 4)
+    model.load_state_dict(load_file(run.weights))
+    model.eval()
+    for rows, file in ((session.folds.validation_rows(0), run.oof), (session.store.test_rows, run.test)):
+        logits = np.load(file)
+        for row, got in zip(rows, logits, strict=True):
+            start = session.store.offsets[row]
+            x = session.store.frames[start : start + session.store.lengths[row]].astype(np.float32)
+            with torch.no_grad():
+                expected = model(torch.from_numpy(x)[None])[0].numpy()
+            np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_predicting_again_gives_the_same_logits(session: Session) -> None:
+    job = Job("conformer-full", small("conformer-full"), seed=0, fold=0)
+    run = session.do(job)
+    before = run.oof.read_bytes(), run.test.read_bytes(), run.result.read_text()
+    predict_again(session.workspace, job, session.store, session.folds, CPU)
+    assert before == (run.oof.read_bytes(), run.test.read_bytes(), run.result.read_text())
+    run.weights.write_bytes(run.weights.read_bytes()[:-8])
+    with pytest.raises(DataError, match=r"weights\.safetensors cannot be read"):
+        predict_again(session.workspace, job, session.store, session.folds, CPU)
+
+
+def test_two_folds_train_on_different_utterances_and_seeds_differ(session: Session) -> None:
+    jobs = [Job("sample", small("sample"), seed, fold) for seed, fold in ((0, 0), (0, 1), (1, 0))]
+    weights = [session.do(job).weights.read_bytes() for job in jobs]
+    assert len(set(weights)) == 3
+
+
+def test_work_made_from_something_else_is_refused_with_the_difference(session: Session) -> None:
+    job = Job("sample", small("sample"), seed=0, fold=0)
+    run = session.do(job)
+    with pytest.raises(DataError, match="steps 12 there, 40 now"):
+        session.do(replace(job, variant=replace(job.variant, steps=40)))
+    others = session.workspace.root / "others"
+    tiny.store(others, seed=5)
+    other = Session(others)
+    shutil.copytree(run.folder, run_of(other.workspace, job).folder)
+    with pytest.raises(DataError) as error:
+        other.do(job)
+    assert f"data {session.store.hash} there, {other.store.hash} now" in str(error.value)
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(session: Session) -> None:
+    job, other = (Job("sample", small("sample", lr=lr), seed=0, fold=0) for lr in (1e-3, 2e-3))
+    with pytest.raises(Stopped):
+        session.do(job, after(5))
+    elsewhere = copy_of(session, "elsewhere")
+    with pytest.raises(Stopped):
+        elsewhere.do(other, after(5))
+    ours = run_of(session.workspace, job).checkpoint
+    shutil.copy(run_of(elsewhere.workspace, other).checkpoint, ours)
+    with pytest.raises(DataError, match="belongs to the run"):
+        session.do(job)
+    ours.write_bytes(ours.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"checkpoint\.pt cannot be read"):
+        session.do(job)
+
+
+def test_a_log_cut_by_a_kill_is_continued(session: Session) -> None:
+    job = Job("sample", small("sample"), seed=0, fold=0)
+    with pytest.raises(Stopped):
+        session.do(job, after(5))
+    run = run_of(session.workspace, job)
+    with open(run.log, "a") as file:
+        file.write('{"step": 9, "accuracy": 0.5}\n{"step": 1')
+    run = session.do(job)
+    assert [line["step"] for line in run.log_lines() if "accuracy" in line] == [2, 4, 6, 8, 10]
+
+
+def test_a_loss_that_is_not_finite_stops_the_job(session: Session) -> None:
+    with pytest.raises(HW4Error, match=r"the loss is nan at step \d+ \(learning rate"):
+        session.do(Job("sample", small("sample", lr=1e30, clip=1e30), seed=0, fold=0))
+
+
+def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
+    rate = [learning_rate(step, peak=1e-3, warmup=1000, steps=70_000) for step in range(70_000)]
+    assert rate[0] == pytest.approx(1e-6)
+    assert rate[999] == rate[1000] == pytest.approx(1e-3)
+    assert rate[35_500] == pytest.approx(0.5e-3)
+    assert 0 < rate[-1] < 1e-11
+    assert rate[1000:] == sorted(rate[1000:], reverse=True)
+
+
+def test_short_runs_warm_up_over_a_tenth() -> None:
+    assert with_steps(variant("sample"), 3000).warmup == 300
+    assert with_steps(variant("sample"), 70_000).warmup == 1000
+    assert with_steps(variant("sample"), 1).warmup == 1
+
+
+def test_the_average_follows_the_weights(session: Session) -> None:
+    assert [ema_decay(step, 0.999) for step in (0, 90, 10**6)] == [0.1, 0.91, 0.999]
+    model = trainer.Trainer(small("conformer-full"), 4, 0, CPU)
+    sampler = sampler_of(session)
+    expected = {name: value.clone() for name, value in model.model.state_dict().items()}
+    for step in range(4):
+        model.train_step(sampler)
+        for name, value in model.model.state_dict().items():
+            if value.is_floating_point():
+                expected[name] += (1 - ema_decay(step, 0.999)) * (value - expected[name])
+    for name, value in model.average.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name])
