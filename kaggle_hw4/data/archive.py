@@ -32,7 +32,7 @@ def read_members(source: Path) -> Iterator[tuple[str, bytes]]:
         reader = _read_folder(source)
     elif not source.exists():
         raise UsageError(f"{source} does not exist", "Give a folder, a .zip or a .tar.gz with --from.")
-    elif zipfile.is_zipfile(source):
+    elif _starts_like_zip(source):
         reader = _read_zip(source)
     else:
         reader = _read_tar(_parts(source))
@@ -42,6 +42,12 @@ def read_members(source: Path) -> Iterator[tuple[str, bytes]]:
         raise DataError(
             f"{source} is damaged or not an archive: {error}", "Download it again and repeat the command."
         ) from error
+
+
+def _starts_like_zip(source: Path) -> bool:
+    # zipfile.is_zipfile looks at the end, where a tar of .pt files (zips themselves) looks like one too.
+    with open(source, "rb") as file:
+        return file.read(2) == b"PK"
 
 
 def _wanted(path: str) -> str | None:
