@@ -22,12 +22,8 @@ class Competition:
 _EDITIONS = {
     edition.slug: edition
     for edition in (
-        Competition(
-            "ml2023springhw4", {"simple": 0.66025, "medium": 0.81750, "strong": 0.88500, "boss": 0.93000}
-        ),
-        Competition(
-            "ml2022spring-hw4", {"simple": 0.60824, "medium": 0.70375, "strong": 0.77750, "boss": 0.86500}
-        ),
+        Competition("ml2023springhw4", {"simple": 0.66025, "medium": 0.81750, "strong": 0.88500, "boss": 0.93000}),
+        Competition("ml2022spring-hw4", {"simple": 0.60824, "medium": 0.70375, "strong": 0.77750, "boss": 0.86500}),
     )
 }
 DEFAULT_SLUG = "ml2023springhw4"

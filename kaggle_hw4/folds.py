@@ -47,7 +47,7 @@ def split(store: Store, k: int, seed: int) -> np.ndarray:
     rare = [store.speakers[i] for i in range(len(store.speakers)) if counts.get(i, 0) < k]
     if rare:
         names = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
-        raise DataError(f"fewer than {k} different utterances of {names}", "Use a smaller --k.")
+        raise DataError(f"fewer than {k} different utterances of {names}", "Choose a smaller k: kaggle-hw4 folds --k N")
     of_content = {}
     splitter = StratifiedKFold(k, shuffle=True, random_state=seed)
     for fold, (_, held_out) in enumerate(splitter.split(distinct, distinct["speaker"])):
@@ -87,9 +87,7 @@ def load_folds(store: Store, path: Path) -> Folds:
     try:
         k, seed, data, assignment = (content[key] for key in ("k", "seed", "data", "fold_of"))
         if data != store.hash:
-            raise DataError(
-                f"{path} was made for the data {data}, but {store.folder} holds {store.hash}", again
-            )
+            raise DataError(f"{path} was made for the data {data}, but {store.folder} holds {store.hash}", again)
         names = store.index["id"].iloc[store.train_rows]
         fold_of = np.array([assignment[name] for name in names])
     except (KeyError, TypeError) as error:

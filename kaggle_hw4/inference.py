@@ -13,9 +13,7 @@ BATCH_TOKENS, BATCH_ATTENTION = 16_384, 4_000_000
 
 
 @torch.inference_mode()
-def predict(
-    model: nn.Module, frames: Frames, rows: np.ndarray, tick: Callable[[], None] = lambda: None
-) -> np.ndarray:
+def predict(model: nn.Module, frames: Frames, rows: np.ndarray, tick: Callable[[], None] = lambda: None) -> np.ndarray:
     """Logits (len(rows), speakers) float32 of the whole utterances at `rows` of the store, in that order.
 
     `tick` is called after each batch.

@@ -107,7 +107,7 @@ def test_workers_of_a_killed_command_end_and_keep_their_work(root: Path, undistu
     until(lambda: under_way(root))
     workers = workers_of(process.pid)
     process.kill()
-    process.communicate()
+    process.wait()
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
     assert any(run.checkpoint.exists() for run in runs(root))
     assert finish(start(root))[0] == 0

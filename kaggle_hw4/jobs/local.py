@@ -2,10 +2,11 @@
 
 import os
 import signal
+import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from kaggle_hw4.terminal import say
 from kaggle_hw4.workspace import Workspace
 
 _stop: Event
-_parent: int
+_at_work = threading.Lock()
 
 
 def default_workers(device_type: str) -> int:
@@ -39,7 +40,7 @@ def run_plan(workspace: Workspace, plan: Plan, device: str) -> None:
     os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if device == "cpu" else {})
     context = get_context("spawn")
     stop = context.Event()
-    pool = ProcessPoolExecutor(plan.workers, context, _start_worker, (stop, os.getpid()))
+    pool = ProcessPoolExecutor(plan.workers, context, _start_worker, (stop,))
     futures: dict[Future[None], PlannedJob] = {}
     terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -81,10 +82,21 @@ def run_plan(workspace: Workspace, plan: Plan, device: str) -> None:
         raise type(first)(f"{job}: {first.cause}{more}", first.remedy)
 
 
-def _start_worker(stop: Event, parent: int) -> None:
-    global _stop, _parent
-    _stop, _parent = stop, parent
+def _start_worker(stop: Event) -> None:
+    global _stop
+    _stop = stop
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """The pool's workers outlive a parent that was killed: waiting for work for ever, or training on."""
+    parent = parent_process()
+    assert parent is not None, "a worker has a parent"
+    parent.join()
+    _stop.set()
+    with _at_work:  # until the checkpoint is written
+        os._exit(1)
 
 
 def _work(root: Path, job: Job, device: str) -> None:
@@ -100,9 +112,6 @@ def _work(root: Path, job: Job, device: str) -> None:
     store = open_store(workspace.store)
     folds = load_folds(store, workspace.folds_file)
 
-    def should_stop() -> bool:
-        return _stop.is_set() or os.getppid() != _parent  # an orphan stops too
-
-    if not should_stop():
-        with suppress(Stopped):
-            do_job(workspace, job, store, folds, torch.device(device), should_stop)
+    with _at_work, suppress(Stopped):
+        if not _stop.is_set():
+            do_job(workspace, job, store, folds, torch.device(device), _stop.is_set)

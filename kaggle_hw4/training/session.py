@@ -186,4 +186,14 @@ def hardware(device: torch.device) -> str:
     """What the figures of a result were measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} thread"
+    return f"{_processor()}, {torch.get_num_threads()} thread(s)"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    models = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return models[0] if models else platform.processor() or platform.machine()
