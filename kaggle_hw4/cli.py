@@ -360,12 +360,13 @@ def _submission_file(workspace: Workspace, name: str) -> Path:
 
 def _emit(as_json: bool, value: Any, human: Callable[[], Any]) -> None:
     """Print on stdout: JSON, or what a person reads."""
-    if as_json:
-        typer.echo(json.dumps(value, indent=1))
+    shown = json.dumps(value, indent=1) if as_json else human()
+    if isinstance(shown, str):
+        typer.echo(shown)
     else:
         from kaggle_hw4.terminal import stdout
 
-        stdout.print(human(), markup=False)
+        stdout.print(shown)
 
 
 def _next(command: str) -> None:

@@ -26,7 +26,7 @@ def test_the_demo_goes_the_whole_way(
         monkeypatch.setattr(demo, name, value)
     assert demo.main(tmp_path / "demo") == 0
     out = capfd.readouterr().out
-    for word in ("kaggle-hw4 train --fold all", "boss line", "conformer-full-s0", "submissions/"):
+    for word in ("kaggle-hw4 train --fold all", "boss line", "conformer-full-s0", ".csv"):
         assert word in out
     named = [line.split()[0] for line in out.split("Look at:")[1].splitlines() if line.startswith("  ")]
     assert named

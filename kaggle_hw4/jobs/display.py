@@ -18,7 +18,7 @@ class TrainingDisplay:
 
     def __init__(self, workspace: Workspace, plan: Plan) -> None:
         self._workspace = workspace
-        self._plan = plan
+        self._total = sum(planned.seconds for planned in plan.open)
         self._live = stderr.is_terminal
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -28,7 +28,7 @@ class TrainingDisplay:
             console=stderr,
             disable=not self._live,
         )
-        self._all = self._bar.add_task("all jobs", total=plan.seconds * plan.workers, note="")
+        self._all = self._bar.add_task("all jobs", total=self._total, note="")
         self._tasks: dict[Job, TaskID] = {}
         self._done_seconds = 0.0
         self._spoken = time.monotonic()
@@ -59,7 +59,7 @@ class TrainingDisplay:
         self._bar.update(self._all, completed=current)
         if speak:
             self._spoken = time.monotonic()
-            share = current / max(1e-9, self._plan.seconds * self._plan.workers)
+            share = current / self._total
             if share > 0:
                 left = (self._spoken - self._began) * (1 - share) / share
                 say(f"all jobs: {share:.0%}, about {duration(left)} left")

@@ -42,13 +42,15 @@ def main(folder: Path = Path("demo")) -> int:
         if code := _run(command, environment):
             return code
     _tell(f"Done in {duration(time.monotonic() - began)}. Look at:")
+    sent = max((folder / "submissions").glob("*.csv"), key=lambda path: path.stat().st_mtime)
     for path, what in (
-        ("folds/folds.json", "the split"),
-        ("runs/conformer-full-s0/fold0/", "a training: run.json, log.jsonl, weights, logits, result.json"),
-        ("submissions/", "the CSV that was sent, and the JSON that says what it was made from"),
-        ("kaggle/labels.csv", "the answers, which a real competition keeps"),
+        (sent, "what was sent"),
+        (sent.with_suffix(".json"), "what it was made from"),
+        (folder / "runs" / "conformer-full-s0" / "fold0", "a training: record, log, weights, logits, result"),
+        (folder / "folds" / "folds.json", "the split"),
+        (kaggle / "labels.csv", "the answers, which a real competition keeps"),
     ):
-        print(f"  {folder / path!s:<36} {what}")
+        print(f"  {path!s:<42} {what}")
     print(f"Once more from the start: rm -r {folder} && make demo", flush=True)
     return 0
 
