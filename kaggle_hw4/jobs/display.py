@@ -60,7 +60,7 @@ class TrainingDisplay:
         if speak:
             self._spoken = time.monotonic()
             share = current / self._total
-            if share > 0:
+            if share > 0.01:  # before, most of the time was spent starting
                 left = (self._spoken - self._began) * (1 - share) / share
                 say(f"all jobs: {share:.0%}, about {duration(left)} left")
 
