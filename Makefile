@@ -23,7 +23,7 @@ install:  ## install into the active virtual environment, or else into .venv
 	echo "$$fingerprint" > $(STAMP) && \
 	{ [ -n "$(VIRTUAL_ENV)" ] || echo "Installed. Next: source $(VENV)/bin/activate"; }
 
-demo: install  ## the whole way on synthetic voices: no account, no GPU, no network
+demo: install  ## the whole way on synthetic voices: no account, no GPU
 	@$(BIN)/python -m kaggle_hw4.rehearsal.demo
 
 data: install  ## kaggle-hw4 data: download, verify, pack

@@ -1,18 +1,18 @@
 """The board: what each member and each submission scores, in cross-validation and on the leaderboard."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from kaggle_hw4.competition import Competition
+from kaggle_hw4.errors import DataError
 from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.runs import Run
-from kaggle_hw4.workspace import Workspace, read_json
+from kaggle_hw4.workspace import Workspace, content_hash, read_json
 
 
 @dataclass(frozen=True)
 class MemberLine:
-    """A member and its out-of-fold accuracy over the folds done so far (None before the first)."""
+    """A member and its out-of-fold accuracy over the folds of this split done so far (None before the first)."""
 
     name: str
     accuracy: float | None
@@ -63,20 +63,27 @@ def read_board(workspace: Workspace, edition: Competition) -> Board:
     rows = Ledger(workspace.ledger).all(edition.slug)
     submissions = [_submission_line(workspace, row) for row in rows]
     members = _member_lines(workspace)
-    return Board(edition, submissions, sorted(members, key=lambda line: -(line.accuracy or 0.0)))
+    return Board(edition, submissions, sorted(members, key=_best_complete_first))
 
 
 def _member_lines(workspace: Workspace) -> list[MemberLine]:
     if not workspace.folds_file.exists():
         return []
-    k = read_json(workspace.folds_file, "Run `kaggle-hw4 folds` to make it.")["k"]
+    split = read_json(workspace.folds_file, "Run `kaggle-hw4 folds` to make it.")
     lines = []
     for folder in sorted(path for path in workspace.runs.glob("*") if path.is_dir()):
-        runs = [run for run in (Run(folder / f"fold{fold}") for fold in range(k)) if run.finished]
-        results = [read_json(run.result, f"Delete {run.folder} and train it again.") for run in runs]
-        utterances = sum(result["utterances"] for result in results)
-        correct = sum(result["accuracy"] * result["utterances"] for result in results)
-        lines.append(MemberLine(folder.name, correct / utterances if results else None, len(runs), k))
+        try:
+            k, folds = split["k"], content_hash(split)
+            runs = [run for run in (Run(folder / f"fold{fold}") for fold in range(k)) if run.finished]
+            ours = [run for run in runs if read_json(run.record, "")["folds"] == folds]
+            results = [read_json(run.result, "") for run in ours]
+            utterances = sum(result["utterances"] for result in results)
+            correct = sum(result["accuracy"] * result["utterances"] for result in results)
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{workspace.folds_file} or a run in {folder} is damaged: {error!r}", "Delete it and make it again."
+            ) from error
+        lines.append(MemberLine(folder.name, correct / utterances if results else None, len(results), k))
     return lines
 
 
@@ -84,8 +91,14 @@ def _submission_line(workspace: Workspace, row: Row) -> SubmissionLine:
     record = workspace.submissions / f"{row.ensemble}.json"
     accuracy = None
     if row.ensemble and record.exists():
-        accuracy = json.loads(record.read_text(encoding="utf-8"))["accuracy"]
+        made = read_json(record, "Delete it; `kaggle-hw4 ensemble` makes it again.")
+        if isinstance(made, dict) and made.get("csv") == row.csv_hash:
+            accuracy = made.get("accuracy")
     return SubmissionLine(row.name, row.created, accuracy, row.public, row.private, row.state, row.ref)
+
+
+def _best_complete_first(line: MemberLine) -> tuple[bool, float]:
+    return line.folds_done < line.folds, -(line.accuracy or 0.0)
 
 
 def _number(score: str | None) -> float | None:

@@ -1,7 +1,6 @@
 """The commands: each one a verb of the way from archive to board. Heavy imports stay inside the commands."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -45,8 +44,9 @@ app = typer.Typer(
 )
 app.add_typer(rehearsal_app, name="rehearsal")
 
+_MAX_SEED = 2**32 - 1  # scikit-learn's and numpy's
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1 …")]
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME …]", help="Members, variants or sets; default: all.")]
 
 
@@ -92,14 +92,14 @@ def data(
             f"unlabelled utterances, {facts['frames']:,} frames in {facts['store']}"
         ),
     )
-    _next("kaggle-hw4 train --fold all")
+    _next(ctx, "train --fold all")
 
 
 @app.command()
 def folds(
     ctx: typer.Context,
-    k: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    k: Annotated[int | None, typer.Option(min=2, help="Number of folds. [default: 5]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=_MAX_SEED, help="Seed of the split. [default: 0]")] = None,
     as_json: Json = False,
 ) -> None:
     """Make the speaker-stratified split, once; show it when it is there."""
@@ -111,7 +111,7 @@ def folds(
     sizes = [len(split.validation_rows(fold)) for fold in range(split.k)]
     facts = {"k": split.k, "seed": split.seed, "sizes": sizes, "hash": split.hash, "file": str(workspace.folds_file)}
     _emit(as_json, facts, lambda: f"{split.k} folds of {', '.join(map(str, sizes))} utterances: {facts['file']}")
-    _next("kaggle-hw4 train --fold all")
+    _next(ctx, "train --fold all")
 
 
 @app.command()
@@ -134,10 +134,14 @@ def train(
     ctx: typer.Context,
     fold: Annotated[str, typer.Option(help="Folds to hold out: all, or numbers as in 0,3.")] = "all",
     variant: Annotated[list[str] | None, typer.Option(help="Variant or set; may be repeated.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(min=0, help="Seed; may be repeated. [default: 0]")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, max=_MAX_SEED, help="Seed; may be repeated. [default: 0]")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the variant's own.")] = None,
     device: Device = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, help="Jobs side by side. [default: one per core]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Jobs side by side. [default: one per core on CPU, one on a GPU]")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
     """Train variants on folds and write out-of-fold and test logits; finished work is skipped."""
@@ -168,7 +172,7 @@ def train(
         return
     if plan.open:
         run_plan(ctx.obj, plan, str(target))
-    _next("kaggle-hw4 submit" if fold == "all" else "kaggle-hw4 train --fold all")
+    _next(ctx, "submit" if fold == "all" else "train --fold all")
 
 
 @app.command()
@@ -189,7 +193,7 @@ def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") ->
         for done, run in enumerate(runs):
             predict_again(workspace, job_of(run), store, split, target)
             update(done + 1, len(runs))
-    _next("kaggle-hw4 ensemble")
+    _next(ctx, "ensemble")
 
 
 @app.command()
@@ -201,7 +205,7 @@ def ensemble(ctx: typer.Context, names: Names = None, as_json: Json = False) -> 
     store, split = _open(ctx.obj)
     made = make_ensemble(ctx.obj, store, split, names or [])
     _emit(as_json, made.summary(), lambda: ensemble_table(made))
-    _next(f"kaggle-hw4 submit {made.name}")
+    _next(ctx, f"submit {made.name}")
 
 
 @app.command()
@@ -219,7 +223,7 @@ def submit(
     """Send a submission to Kaggle at most once, wait for its score and record it."""
     from kaggle_hw4 import submit as submission
     from kaggle_hw4.data.store import open_store
-    from kaggle_hw4.ensemble import make_ensemble, record_of
+    from kaggle_hw4.ensemble import make_ensemble, recorded_name
     from kaggle_hw4.terminal import say, stderr
     from kaggle_hw4.views import ensemble_table, score_line
 
@@ -238,15 +242,17 @@ def submit(
         test_ids=store.test_ids,
         speakers=store.speakers,
         report=say,
-        ensemble=file.stem if record_of(file).exists() else "",
+        ensemble=recorded_name(workspace, file),
         wait=wait,
         timeout=timeout,
         dry_run=dry_run,
         force=force,
     )
-    if row is not None:
-        _emit(as_json, vars(row), lambda: score_line(row, competition(store.competition)))
-        _next("kaggle-hw4 board" if row.public else "kaggle-hw4 board --sync")
+    if row is None:
+        _emit(as_json, {"file": str(file), "valid": True, "sent": False}, lambda: f"{file}: valid, not sent")
+        return
+    _emit(as_json, vars(row), lambda: score_line(row, competition(store.competition)))
+    _next(ctx, "board" if row.public else "board --sync")
 
 
 @app.command()
@@ -326,13 +332,14 @@ def _emit(as_json: bool, value: Any, human: Callable[[], Any]) -> None:
         stdout.print(shown)
 
 
-def _next(command: str) -> None:
+def _next(ctx: typer.Context, command: str) -> None:
+    """Name the next command, with the workspace when it was given on this one's line."""
     from kaggle_hw4.terminal import say
 
-    say(f"Next: {command}")
+    given = ctx.find_root().get_parameter_source("root")
+    root = f"--root {ctx.find_root().params['root']} " if given and given.name == "COMMANDLINE" else ""
+    say(f"Next: kaggle-hw4 {root}{command}")
 
 
 def main() -> None:
-    # Worker processes and the terminal's own width must not change what is printed to a file.
-    os.environ.setdefault("PYTHONUNBUFFERED", "1")
     app(prog_name="kaggle-hw4")

@@ -1,6 +1,9 @@
 """The facts of the competition: slug, file names, columns, baselines."""
 
+import re
 from dataclasses import dataclass, field
+
+from kaggle_hw4.errors import UsageError
 
 N_MELS = 40
 ID_COLUMN, LABEL_COLUMN = "Id", "Category"
@@ -30,9 +33,14 @@ DEFAULT_SLUG = "ml2023springhw4"
 
 
 def competition(name: str) -> Competition:
-    """The competition with this slug, or whose Kaggle address is given; an unknown one has no baselines."""
+    """The competition with this slug, or whose Kaggle address is given; an unknown one has no baselines.
+
+    Raises UsageError for what can be neither.
+    """
     slug = name.split("?")[0].split("#")[0].rstrip("/")
     for part in ("/competitions/", "/c/"):
         if part in slug:
             slug = slug.split(part, 1)[1].split("/")[0]
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", slug):
+        raise UsageError(f"{name!r} is no competition", f"Give a slug such as {DEFAULT_SLUG}, or its Kaggle address.")
     return _EDITIONS.get(slug, Competition(slug))

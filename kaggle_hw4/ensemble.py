@@ -12,8 +12,8 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.inference import accuracy, log_loss
-from kaggle_hw4.runs import Run
-from kaggle_hw4.variants import SETS
+from kaggle_hw4.runs import Job, Run, check_identity, identity, job_of
+from kaggle_hw4.variants import SETS, variant
 from kaggle_hw4.workspace import Workspace, atomic_path, content_hash, file_hash, read_json, write_json
 
 
@@ -76,24 +76,22 @@ def complete_members(workspace: Workspace, k: int) -> tuple[list[str], dict[str,
         unfinished = [fold for fold in range(k) if not Run(folder / f"fold{fold}").finished]
         if not unfinished:
             complete.append(folder.name)
-        elif len(unfinished) < k or any(Run(folder / f"fold{fold}").record.exists() for fold in range(k)):
+        elif any(Run(folder / f"fold{fold}").started for fold in range(k)):
             missing[folder.name] = unfinished
     return complete, missing
 
 
 def choose_members(workspace: Workspace, k: int, names: list[str]) -> list[str]:
-    """The members named by members, variants (all seeds) or sets; all complete ones when none is named.
+    """The members named by members, variants (all seeds) or sets; all of the workspace when none is named.
 
     Raises:
         UsageError: a name that no member answers to.
-        DataError: nothing is trained, or a chosen member lacks folds.
+        DataError: nothing is trained, or a chosen member lacks folds (it is never left out silently).
     """
     complete, missing = complete_members(workspace, k)
     if not complete and not missing:
         raise DataError(f"nothing is trained in {workspace.runs}", "Run `kaggle-hw4 train --fold all` first.")
     everything = sorted([*complete, *missing])
-    if not names and complete:
-        return complete
     chosen: list[str] = []
     for name in names or everything:
         variants = SETS.get(name, (name,))
@@ -103,9 +101,22 @@ def choose_members(workspace: Workspace, k: int, names: list[str]) -> list[str]:
         chosen += [member for member in found if member not in chosen]
     if lacking := [name for name in chosen if name in missing]:
         folds = "; ".join(f"{name}: fold {', '.join(map(str, missing[name]))}" for name in lacking)
-        offer = f" Complete are: {', '.join(complete)}." if complete else ""
-        raise DataError(f"not trained on every fold yet: {folds}", f"Run `kaggle-hw4 train --fold all`.{offer}")
+        offer = f"; or without them: kaggle-hw4 ensemble {' '.join(complete)}" if complete else ""
+        raise DataError(f"not trained on every fold yet: {folds}", f"Run: {_train_command(workspace, lacking)}{offer}")
     return chosen
+
+
+def _train_command(workspace: Workspace, members: list[str]) -> str:
+    """The command that finishes these members, as they were begun."""
+    jobs = [
+        job_of(run)
+        for member in members
+        for run in (Run(path.parent) for path in sorted((workspace.runs / member).glob("fold*/run.json"))[:1])
+    ]
+    options = [f"--variant {name}" for name in dict.fromkeys(job.name for job in jobs)]
+    options += [f"--seed {seed}" for seed in dict.fromkeys(job.seed for job in jobs) if seed]
+    options += [f"--steps {job.variant.steps}" for job in jobs if job.variant != variant(job.name)][:1]
+    return " ".join(["kaggle-hw4 train --fold all", *options])
 
 
 def load_member(workspace: Workspace, store: Store, folds: Folds, name: str) -> Member:
@@ -120,16 +131,16 @@ def load_member(workspace: Workspace, store: Store, folds: Folds, name: str) -> 
     recipes, made_from = [], []
     for fold in range(folds.k):
         run = Run(workspace.runs / name / f"fold{fold}")
-        again = f"Delete {run.folder} and run `kaggle-hw4 train --fold all` again."
-        record, result = read_json(run.record, again), read_json(run.result, again)
-        for what, ours in (("data", store.hash), ("folds", folds.hash)):
-            if record.get(what) != ours:
-                raise DataError(f"{run.folder} was made from the {what} {record.get(what)}, not {ours}", again)
+        again = f"Write it anew from the weights: kaggle-hw4 predict {name}"
+        job, result = job_of(run), read_json(run.result, again)
+        variant_name, _, seed = name.rpartition("-s")
+        expected = identity(Job(variant_name, job.variant, int(seed), fold), store, folds)
+        check_identity(run, expected)
         held_out = folds.validation_rows(fold)
         oof[held_out] = _load_logits(run.oof, result.get("oof"), (len(held_out), oof.shape[1]), again)
         test += _load_logits(run.test, result.get("test"), test.shape, again)
-        recipes.append(record["recipe"])
-        made_from.append([record["hash"], result["oof"], result["test"]])
+        recipes.append(job.variant)
+        made_from.append([expected["hash"], result["oof"], result["test"]])
     if any(recipe != recipes[0] for recipe in recipes):
         raise DataError(f"the folds of {name} were trained with different recipes", "Train them anew with one.")
     temperature = fit_temperature(oof, labels)
@@ -196,6 +207,13 @@ def make_ensemble(workspace: Workspace, store: Store, folds: Folds, names: list[
 def record_of(csv: Path) -> Path:
     """The JSON file beside a submission that says what it was made from."""
     return csv.with_suffix(".json")
+
+
+def recorded_name(workspace: Workspace, csv: Path) -> str:
+    """The name of the ensemble whose file this still is, byte for byte; "" for any other file."""
+    record = record_of(csv)
+    ours = csv.resolve().parent == workspace.submissions.resolve() and record.exists()
+    return csv.stem if ours and read_json(record, f"Delete {record}.").get("csv") == file_hash(csv) else ""
 
 
 def write_submission(path: Path, ids: list[str], speakers: list[str]) -> None:

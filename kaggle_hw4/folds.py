@@ -55,20 +55,26 @@ def split(store: Store, k: int, seed: int) -> np.ndarray:
     return train["digest"].map(of_content).to_numpy()
 
 
-def make_folds(store: Store, path: Path, *, k: int = 5, seed: int = 0) -> Folds:
-    """The split with this k and seed: read from `path`, or made and written there.
+DEFAULT_K, DEFAULT_SEED = 5, 0
+
+
+def make_folds(store: Store, path: Path, *, k: int | None = None, seed: int | None = None) -> Folds:
+    """The split at `path`; when there is none, it is made (5 folds, seed 0, unless asked otherwise).
 
     Raises:
-        DataError: `path` holds another split, or one of other data; what `split` raises.
+        DataError: `path` holds a split of another k or seed than asked for, or one of other data; what
+            `split` raises.
     """
     if path.exists():
         folds = load_folds(store, path)
-        if (folds.k, folds.seed) != (k, seed):
+        if k not in (None, folds.k) or seed not in (None, folds.seed):
+            asked = ", ".join(f"{name}={value}" for name, value in (("k", k), ("seed", seed)) if value is not None)
             raise DataError(
-                f"{path} holds a split with k={folds.k}, seed={folds.seed}, not k={k}, seed={seed}",
+                f"{path} holds a split with k={folds.k}, seed={folds.seed}, not {asked}",
                 "Runs depend on it: use another --root for another split, or delete the file and `runs/`.",
             )
         return folds
+    k, seed = DEFAULT_K if k is None else k, DEFAULT_SEED if seed is None else seed
     fold_of = split(store, k, seed)
     names = store.index["id"].iloc[store.train_rows]
     assignment = dict(zip(names, fold_of.tolist(), strict=True))

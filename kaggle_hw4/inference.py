@@ -12,6 +12,10 @@ from kaggle_hw4.data.crops import Frames, length_buckets
 BATCH_TOKENS, BATCH_ATTENTION = 16_384, 4_000_000
 
 
+# Convolutions of fp32 in TF32, PyTorch's default on GPUs, would make logits depend on the batch in the third digit.
+torch.backends.cudnn.allow_tf32 = False
+
+
 @torch.inference_mode()
 def predict(model: nn.Module, frames: Frames, rows: np.ndarray, tick: Callable[[], None] = lambda: None) -> np.ndarray:
     """Logits (len(rows), speakers) float32 of the whole utterances at `rows` of the store, in that order.

@@ -95,31 +95,36 @@ class Ledger:
     def _select(self, where: str, *values: str) -> list[Row]:
         if not self.path.exists():
             return []
-        with self._connection() as connection:
+        with self._connection(write=False) as connection:
             return _rows(connection, where, *values)
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self, write: bool = True) -> Iterator[sqlite3.Connection]:
         """One transaction, in SQLite's own rollback mode: its WAL mode is not safe on network disks."""
         try:
             with closing(sqlite3.connect(self.path, timeout=30.0, isolation_level=None)) as connection:
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
                 if version > _VERSION:
                     raise DataError(
                         f"{self.path} was written by a newer kaggle-hw4 (version {version} of the table)",
                         "Upgrade kaggle-hw4, or use another workspace with --root DIR.",
                     )
-                if version == 0:
+                if version == 0 and write:
                     connection.execute(_SCHEMA)
                     connection.execute(f"PRAGMA user_version = {_VERSION}")
                 yield connection
                 connection.execute("COMMIT")  # an exception closes the connection, which rolls back
         except sqlite3.DatabaseError as error:
-            raise DataError(
-                f"{self.path}: {error}",
-                "If it is damaged, move it away; `kaggle-hw4 board --sync` brings Kaggle's scores back.",
-            ) from error
+            raise DataError(f"{self.path}: {error}", _remedy(error)) from error
+
+
+def _remedy(error: sqlite3.DatabaseError) -> str:
+    """Only a file that is damaged may be moved away: the ledger is what keeps a file from being sent twice."""
+    primary = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return "If it is damaged, move it away; `kaggle-hw4 board --sync` brings Kaggle's scores back."
+    return "It is whole: free the disk, make it writable, or let the other process finish; then run the command again."
 
 
 def _rows(connection: sqlite3.Connection, where: str, *values: str) -> list[Row]:

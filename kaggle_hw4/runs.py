@@ -95,6 +95,11 @@ class Run:
         return self.folder / "result.json"
 
     @property
+    def started(self) -> bool:
+        """There is work in the folder that would be lost."""
+        return self.checkpoint.exists() or self.weights.exists() or self.result.exists()
+
+    @property
     def finished(self) -> bool:
         return self.result.exists()
 
@@ -129,12 +134,12 @@ def identity(job: Job, store: Store, folds: Folds) -> dict[str, Any]:
 
 
 def claim(run: Run, expected: dict[str, Any]) -> None:
-    """Make the folder of a job, or check that what lies there was made from the same.
+    """Record what a job is made from, or check that the work that lies there was made from the same.
 
     Raises:
         DataError: it was made from something else; the differences are named.
     """
-    if not run.record.exists():
+    if not run.started:
         write_json(run.record, expected)
     check_identity(run, expected)
 

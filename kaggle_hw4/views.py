@@ -72,10 +72,8 @@ def score_line(row: Row, edition: Competition) -> str:
     if not row.public:
         return f"{row.name} (ref {row.ref}): not scored yet"
     passed = [name for name, line in edition.baselines.items() if float(row.public) >= line]
-    verdict = f"passes the {passed[-1]} line" if passed else "below the simple line"
-    return (
-        f"{row.name}: public {row.public}, private {row.private or 'not shown'}; {verdict if edition.baselines else ''}"
-    )
+    verdict = f"; passes the {passed[-1]} line" if passed else "; below the simple line" if edition.baselines else ""
+    return f"{row.name}: public {row.public}, private {row.private or 'not shown'}{verdict}"
 
 
 def board_tables(board: Board) -> Group:
@@ -112,7 +110,7 @@ def board_csv(board: Board) -> str:
     rows += [{"kind": "member", "name": m["name"], "cv": m["accuracy"]} for m in content["members"]]
     rows += [{"kind": "line", "name": name, "public": score} for name, score in content["baselines"].items()]
     columns = ["kind", "name", "cv", "public", "private", "state", "created", "ref"]
-    return pd.DataFrame(rows, columns=columns).to_csv(index=False)
+    return pd.DataFrame(rows, columns=columns).astype({"ref": "Int64"}).to_csv(index=False)
 
 
 def findings_table(findings: "list[Finding]") -> Table:

@@ -67,7 +67,9 @@ def storage_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise DataError(f"{path}: {os.strerror(error.errno)}", "Move what is in the way.") from error
-        raise
+        if error.errno is None or error.errno == errno.EPIPE:
+            raise  # not a file's: a reader of our output that went away, say
+        raise DataError(f"{error.filename or path}: {os.strerror(error.errno)}") from error
 
 
 @contextmanager

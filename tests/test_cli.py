@@ -63,7 +63,7 @@ def test_data_packs_once_and_refuses_another_source(tmp_path: Path) -> None:
     assert result.exit_code == 0
     facts = json.loads(result.stdout)
     assert (facts["speakers"], facts["train"], facts["test"], facts["dtype"]) == (4, 24, 8, "float16")
-    assert "Next: kaggle-hw4 train --fold all" in result.stderr
+    assert f"Next: kaggle-hw4 --root {tmp_path} train --fold all" in result.stderr
     before = (tmp_path / "data/store/frames.bin").stat().st_mtime_ns
     for again in (("data",), ("data", "--from", str(source))):
         result = run(*again, root=tmp_path)
@@ -95,7 +95,9 @@ def test_without_data_the_command_to_run_is_named(tmp_path: Path, command: str) 
 def test_folds_are_shown_and_not_made_twice(root: Path) -> None:
     facts = json.loads(run("folds", "--k", "3", "--json", root=root).stdout)
     assert (facts["k"], facts["sizes"]) == (3, [8, 8, 8])
+    assert json.loads(run("folds", "--json", root=root).stdout) == facts
     refused(run("folds", "--k", "4", root=root), 3, "k=3, seed=0, not k=4")
+    refused(run("folds", "--seed", "1", root=root), 3, "not seed=1")
     refused(run("folds", "--k", "1", root=root), 2)
 
 
@@ -116,7 +118,9 @@ def test_variants_with_their_published_scores() -> None:
         (["--steps", "0"], ["--steps"]),
         (["--workers", "0"], ["--workers"]),
         (["--device", "abacus"], ["--device abacus"]),
+        (["--device", "meta"], ["--device meta"]),
         (["--seed", "-1"], ["--seed"]),
+        (["--seed", "4294967296"], ["--seed"]),
     ],
 )
 def test_train_refuses_what_does_not_exist(root: Path, options: list[str], words: list[str]) -> None:
@@ -180,6 +184,20 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path, monkeypat
 def test_the_root_comes_from_the_environment_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_HW4_ROOT", str(root))
     assert json.loads(run("folds", "--json").stdout)["file"] == str(root / "folds" / "folds.json")
+
+
+@pytest.mark.parametrize("damage", ["{}", "[]", "garbage"])
+def test_a_board_on_damaged_artefacts_names_them(root: Path, damage: str) -> None:
+    run("folds", root=root)
+    (root / "runs" / "sample-s0").mkdir(parents=True)
+    (root / "folds" / "folds.json").write_text(damage)
+    refused(run("board", root=root), 3, "folds.json")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../../zz", "https://www.kaggle.com/competitions/"])
+def test_what_can_be_no_competition_is_refused(tmp_path: Path, name: str) -> None:
+    refused(run("data", "--competition", name, root=tmp_path), 2, "is no competition")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

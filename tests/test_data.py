@@ -86,6 +86,7 @@ class Evil:
 
 FIRST = FEATURES[0]
 FRAMES = np.zeros((30, 40))
+LENGTH = tiny.table(CONTENT, "metadata.json")["speakers"]["id00090"][0]["mel_len"]  # of FIRST
 HALF = torch.zeros(30, 40, dtype=torch.float16)
 UNREADABLE = pickle.dumps(Evil())
 BAD: dict[str, tuple[dict[str, bytes], str]] = {
@@ -109,7 +110,8 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
     "other length": (CONTENT | {FIRST: tiny.tensor(FRAMES[:5])}, f"{FIRST} has 5 frames"),
     "other width": (CONTENT | {FIRST: tiny.tensor(np.zeros((30, 80)))}, f"{FIRST} is torch.float32 (30, 80)"),
     "other dtype": (CONTENT | {FIRST: tiny.tensor(HALF)}, f"{FIRST} is torch.float16"),
-    "not finite": (CONTENT | {FIRST: tiny.tensor(np.full((30, 40), np.nan))}, FIRST),
+    "not finite": (CONTENT | {FIRST: tiny.tensor(np.full((LENGTH, 40), np.nan))}, "not finite numbers"),
+    "too large for float16": (CONTENT | {FIRST: tiny.tensor(np.full((LENGTH, 40), 1e6))}, "not finite numbers"),
     "not a tensor": (CONTENT | {FIRST: tiny.tensor({"a": 1})}, f"{FIRST} holds a dict"),
     "not a file of torch": (CONTENT | {FIRST: b"hello"}, f"{FIRST} is not a saved tensor"),
     "a pickle with code": (CONTENT | {FIRST: UNREADABLE}, f"{FIRST} is not a saved tensor"),
@@ -137,6 +139,13 @@ def test_the_edition_leak_is_refused_and_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="2022 edition") as error:
         tiny.packed(tiny.as_zip(tmp_path / "a.zip", leaky), tmp_path / "store")
     assert labelled["feature_path"] in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [tiny.as_zip, tiny.as_tar])
+@pytest.mark.parametrize("name", ["metadata.json", FIRST])
+def test_a_file_that_is_there_twice_is_refused(tmp_path: Path, kind: Any, name: str) -> None:
+    with pytest.raises(DataError, match=f"{name} is in the archive twice"):
+        tiny.packed(kind(tmp_path / "a", CONTENT | {f"old/{name}": CONTENT[name]}), tmp_path / "store")
 
 
 def test_identical_content_under_another_name_is_no_leak(tmp_path: Path) -> None:
@@ -187,7 +196,7 @@ def test_a_changed_store_is_not_believed(tmp_path: Path) -> None:
     index = store.folder / "index.csv"
     whole = index.read_text()
     index.write_text(whole.replace(",0,", ",1,", 1))
-    with pytest.raises(DataError, match=r"index\.csv was changed"):
+    with pytest.raises(DataError, match=r"index\.csv is not the file"):
         open_store(store.folder)
     index.write_text(whole)
     frames = store.folder / "frames.bin"

@@ -10,7 +10,15 @@ import pytest
 import tiny
 
 from kaggle_hw4.data.store import Store, open_store
-from kaggle_hw4.ensemble import blend, choose_members, fit_temperature, load_member, make_ensemble, record_of
+from kaggle_hw4.ensemble import (
+    blend,
+    choose_members,
+    fit_temperature,
+    load_member,
+    make_ensemble,
+    record_of,
+    recorded_name,
+)
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds, make_folds
 from kaggle_hw4.inference import accuracy, log_loss
@@ -136,9 +144,29 @@ def test_missing_folds_are_named_and_the_complete_members_offered(bench: Bench) 
     bench.member("sample")
     bench.member("conformer-full")
     (bench.workspace.runs / "conformer-full-s0" / "fold1" / "result.json").unlink()
-    assert choose_members(bench.workspace, K, []) == ["sample-s0"]
-    with pytest.raises(DataError, match=r"conformer-full-s0: fold 1[\s\S]*Complete are: sample-s0"):
-        choose_members(bench.workspace, K, ["conformer-full"])
+    assert choose_members(bench.workspace, K, ["sample"]) == ["sample-s0"]
+    for names in ([], ["conformer-full"]):  # what was begun is never left out silently: a slot is at stake
+        with pytest.raises(DataError, match=r"conformer-full-s0: fold 1\s") as error:
+            choose_members(bench.workspace, K, names)
+        assert "Run: kaggle-hw4 train --fold all --variant conformer-full; or" in str(error.value)
+        assert "kaggle-hw4 ensemble sample-s0" in str(error.value)
+
+
+def test_a_fold_copied_over_another_is_refused(bench: Bench) -> None:
+    bench.member("sample")
+    folder = bench.workspace.runs / "sample-s0"
+    shutil.rmtree(folder / "fold1")
+    shutil.copytree(folder / "fold0", folder / "fold1")
+    with pytest.raises(DataError, match=r"fold1 was made from something else: fold 0 there, 1 now"):
+        load_member(bench.workspace, bench.store, bench.folds, "sample-s0")
+
+
+def test_an_edited_submission_is_no_longer_the_ensembles(bench: Bench) -> None:
+    bench.member("sample")
+    made = make_ensemble(bench.workspace, bench.store, bench.folds, [])
+    assert recorded_name(bench.workspace, made.file) == made.name
+    made.file.write_text(made.file.read_text() + "\n")
+    assert recorded_name(bench.workspace, made.file) == ""
 
 
 def test_damaged_or_changed_logits_are_not_believed(bench: Bench) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from filelock import FileLock
 
 from kaggle_hw4.jobs.plan import Plan, PlannedJob
 from kaggle_hw4.runs import Job, Run
@@ -100,6 +101,26 @@ def test_ctrl_c_stops_all_with_130_and_the_same_command_goes_on(root: Path, undi
     assert code == 0
     assert " begun" in stderr
     assert artefacts(root) == undisturbed
+
+
+def test_ctrl_c_twice_ends_as_well(root: Path) -> None:
+    process = start(root, "--workers", "1")
+    until(lambda: under_way(root))
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.05)
+    assert finish(process)[0] == 130
+
+
+def test_ctrl_c_ends_a_wait_for_another_command(root: Path) -> None:
+    folder = runs(root)[0].folder
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"):
+        process = start(root, "--fold", "0", "--workers", "1")
+        until(lambda: bool(workers_of(process.pid)))
+        time.sleep(8)  # for the worker to come as far as the lock
+        os.killpg(process.pid, signal.SIGINT)
+        assert finish(process)[0] == 130
 
 
 def test_workers_of_a_killed_command_end_and_keep_their_work(root: Path, undisturbed: list[bytes]) -> None:

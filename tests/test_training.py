@@ -17,7 +17,7 @@ from kaggle_hw4.data.store import open_store
 from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.folds import make_folds
 from kaggle_hw4.models.classifier import SpeakerClassifier
-from kaggle_hw4.runs import Job, Run, job_of, run_of, with_steps
+from kaggle_hw4.runs import Job, Run, claim, identity, job_of, run_of, with_steps
 from kaggle_hw4.training import trainer
 from kaggle_hw4.training.schedules import ema_decay, learning_rate
 from kaggle_hw4.training.session import Stopped, do_job, predict_again
@@ -165,8 +165,10 @@ def test_predicting_again_gives_the_same_logits(session: Session) -> None:
     before = run.oof.read_bytes(), run.test.read_bytes(), run.result.read_text()
     predict_again(session.workspace, job, session.store, session.folds, CPU)
     assert before == (run.oof.read_bytes(), run.test.read_bytes(), run.result.read_text())
-    run.weights.write_bytes(run.weights.read_bytes()[:-8])
-    with pytest.raises(DataError, match=r"weights\.safetensors cannot be read"):
+    blob = bytearray(run.weights.read_bytes())
+    blob[-1] ^= 1
+    run.weights.write_bytes(blob)
+    with pytest.raises(DataError, match=r"weights\.safetensors is not the file that was written"):
         predict_again(session.workspace, job, session.store, session.folds, CPU)
 
 
@@ -190,6 +192,13 @@ def test_work_made_from_something_else_is_refused_with_the_difference(session: S
     assert f"data {session.store.hash} there, {other.store.hash} now" in str(error.value)
 
 
+def test_a_start_that_trained_nothing_claims_nothing(session: Session) -> None:
+    job = Job("sample", small("sample"), seed=0, fold=0)
+    other = replace(job, variant=replace(job.variant, lr=2e-3))
+    claim(run_of(session.workspace, job), identity(job, session.store, session.folds))
+    assert job_of(session.do(other)) == other
+
+
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(session: Session) -> None:
     job, other = (Job("sample", small("sample", lr=lr), seed=0, fold=0) for lr in (1e-3, 2e-3))
     with pytest.raises(Stopped):
@@ -209,7 +218,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(session: Sessio
 def test_a_log_cut_by_a_kill_is_continued(session: Session) -> None:
     job = Job("sample", small("sample"), seed=0, fold=0)
     with pytest.raises(Stopped):
-        session.do(job, after(5))
+        session.do(job, after(7))  # two of the looks are those of the validations at steps 2 and 4
     run = run_of(session.workspace, job)
     with open(run.log, "a") as file:
         file.write('{"step": 9, "accuracy": 0.5}\n{"step": 1')

@@ -73,6 +73,9 @@ def test_serve_tells_what_to_export_and_the_commands_work_with_it(tmp_path: Path
             assert data.returncode == 0, data.stderr
             assert json.loads(data.stdout)["test"] == 6
             doctor = hw4(root, "doctor", "--json", **environment)
-            assert {finding["name"]: finding["ok"] for finding in json.loads(doctor.stdout)}
+            assert doctor.returncode == 0, doctor.stdout
+            findings = {finding["name"]: finding["ok"] for finding in json.loads(doctor.stdout)}
+            assert all(findings.values())
+            assert {"torch", "credentials", "Kaggle"} <= set(findings)
         finally:
             server.terminate()

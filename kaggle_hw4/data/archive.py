@@ -97,7 +97,7 @@ def _read_tar(parts: list[Path]) -> Iterator[tuple[str, bytes]]:
 def _parts(source: Path) -> list[Path]:
     """`source` alone, or all parts of the same archive in order."""
     match = re.fullmatch(r"(.+\.)(part\w+|part-\d+|z?\d{1,3}|[a-z]{2})", source.name)
-    if not match or source.name.endswith((".tar", ".gz")):
+    if not match or source.suffix in (".gz", ".xz"):
         return [source]
     pattern = re.compile(re.escape(match[1]) + r"(part\w+|part-\d+|z?\d{1,3}|[a-z]{2})")
     return sorted(path for path in source.parent.iterdir() if pattern.fullmatch(path.name))

@@ -70,6 +70,8 @@ class _Packer:
         self.position = 0
 
     def add(self, name: str, content: bytes) -> None:
+        if name in self.raw_tables:
+            raise DataError(f"{name} is in the archive twice", _AGAIN)
         if name in TABLE_NAMES:
             self.raw_tables[name] = content
             if len(self.raw_tables) == len(TABLE_NAMES):

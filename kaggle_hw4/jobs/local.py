@@ -34,8 +34,9 @@ def run_plan(workspace: Workspace, plan: Plan, device: str) -> None:
     Raises:
         HW4Error: the first failure of a job, after the others are done; or a worker died.
         KeyboardInterrupt: interrupted (SIGINT or SIGTERM), after all workers wrote their checkpoints.
+        Exception: a job failed in an unforeseen way, after the others are done.
     """
-    failures: dict[str, HW4Error] = {}
+    failures: dict[str, Exception] = {}
     # A new interpreter reads these before torch counts cores. Spinning threads would fight over them.
     os.environ.update({"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"} if device == "cpu" else {})
     context = get_context("spawn")
@@ -61,9 +62,9 @@ def run_plan(workspace: Workspace, plan: Plan, device: str) -> None:
                             "Run the same command again: it goes on from the checkpoints. "
                             "With --workers 1 it needs the least memory.",
                         ) from None
-                    except HW4Error as error:
+                    except Exception as error:
                         failures[str(futures[future].job)] = error
-                        say(f"{futures[future].job} failed: {error.cause}")
+                        say(f"{futures[future].job} failed: {error}")
                     else:
                         display.finished(futures[future])
                 # The pool calls a job "running" when it is next in line: the workers have the first of these.
@@ -73,11 +74,17 @@ def run_plan(workspace: Workspace, plan: Plan, device: str) -> None:
         say("Stopping: the trainings write their checkpoints …")
         raise
     finally:
+        # A second Ctrl-C must not break off the shutdown: the pool would never end.
+        interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
+        signal.signal(signal.SIGINT, interrupted)
         signal.signal(signal.SIGTERM, terminated)
     if failures:
         job, first = next(iter(failures.items()))
+        if not isinstance(first, HW4Error):
+            raise first
         more = f" (and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
         raise type(first)(f"{job}: {first.cause}{more}", first.remedy)
 
@@ -113,5 +120,12 @@ def _work(root: Path, job: Job, device: str) -> None:
     folds = load_folds(store, workspace.folds_file)
 
     with _at_work, suppress(Stopped):
-        if not _stop.is_set():
+        if _stop.is_set():
+            return
+        try:
             do_job(workspace, job, store, folds, torch.device(device), _stop.is_set)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            reason = (str(error).splitlines() or ["no memory left"])[0]
+            raise HW4Error(
+                f"out of memory: {reason}", "Run the same command with fewer --workers; it goes on from here."
+            ) from None

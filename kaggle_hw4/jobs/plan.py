@@ -52,6 +52,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError(f"{device.type} is not supported")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
@@ -93,27 +95,28 @@ def make_plan(
     chosen = {name: with_steps(variant(name), steps) for name in expand(names)}
     jobs = [Job(name, v, seed, fold) for fold in fold_numbers for seed in seeds for name, v in chosen.items()]
     states = [_state(workspace, job, store, folds) for job in jobs]
-    rates = {
-        job.name: step_seconds(job.variant, len(store.speakers), device)
+    costs = {
+        job.name: measure(job.variant, len(store.speakers), device)
         for job, (_, finished) in zip(jobs, states, strict=True)
         if not finished
     }
     planned = [
-        PlannedJob(job, step, 0.0 if finished else _seconds(job, step, rates[job.name], store, folds), finished)
+        PlannedJob(job, step, 0.0 if finished else _seconds(job, step, costs[job.name][0], store, folds), finished)
         for job, (step, finished) in zip(jobs, states, strict=True)
     ]
-    disk = sum(
-        4 * len(store.speakers) * (len(folds.validation_rows(p.job.fold)) + len(store.test_rows))
-        for p in planned
-        if not p.finished
-    )
-    return Plan(planned, max(1, min(workers, sum(not p.finished for p in planned))), disk)
+    todo = [p.job for p in planned if not p.finished]
+    workers = max(1, min(workers, len(todo)))
+    rows = sum(len(folds.validation_rows(job.fold)) + len(store.test_rows) for job in todo)
+    # Of each job its weights, and of each at work a checkpoint (weights, average, two moments), written beside
+    # the one before.
+    parameters = sum(costs[job.name][1] for job in todo) + 8 * sum(costs[job.name][1] for job in todo[:workers])
+    return Plan(planned, workers, 4 * (len(store.speakers) * rows + parameters))
 
 
 def _state(workspace: Workspace, job: Job, store: Store, folds: Folds) -> tuple[int, bool]:
     """The last step logged, and whether the job is finished."""
     run = run_of(workspace, job)
-    if run.record.exists():
+    if run.started:
         check_identity(run, identity(job, store, folds))
     if run.finished:
         return job.variant.steps, True
@@ -129,8 +132,8 @@ def _seconds(job: Job, done: int, per_step: float, store: Store, folds: Folds) -
     return per_step * (job.variant.steps - done + predicted / frames_per_step / 3)
 
 
-def step_seconds(v: Variant, n_speakers: int, device: torch.device) -> float:
-    """Seconds of one training step, the fastest of three on random data."""
+def measure(v: Variant, n_speakers: int, device: torch.device) -> tuple[float, int]:
+    """Seconds of one training step, the fastest of three, and the number of parameters."""
     from kaggle_hw4.models.classifier import SpeakerClassifier
 
     model = SpeakerClassifier(v, n_speakers).to(device)
@@ -142,4 +145,4 @@ def step_seconds(v: Variant, n_speakers: int, device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - began)
-    return min(times)
+    return min(times), sum(parameter.numel() for parameter in model.parameters())

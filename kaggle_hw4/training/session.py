@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import load, save
 from torch import nn
 
@@ -20,7 +21,7 @@ from kaggle_hw4.inference import accuracy, log_loss, predict, predict_crops
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.runs import Job, Run, check_identity, claim, identity, run_of
 from kaggle_hw4.training.trainer import Trainer, load_checkpoint, save_checkpoint
-from kaggle_hw4.workspace import Workspace, atomic_path, file_hash, storage_errors, write_json
+from kaggle_hw4.workspace import Workspace, atomic_path, file_hash, read_json, storage_errors, write_json
 
 
 class Stopped(Exception):
@@ -44,21 +45,43 @@ def do_job(
         DataError: the run's folder was made from something else, or cannot be written.
         HW4Error: the loss is no longer finite.
     """
-    from filelock import FileLock
-
     run = run_of(workspace, job)
     expected = identity(job, store, folds)
+    with _locked(run, should_stop):
+        claim(run, expected)
+        if not run.finished:
+            frames = Frames(store, device)
+            trainer = _train(job, run, store, folds, frames, expected["hash"], should_stop)
+            with atomic_path(run.weights) as temporary:
+                temporary.write_bytes(save(trainer.average.state_dict(), {"run": json.dumps(expected)}))
+            training = {
+                "steps": job.variant.steps,
+                "train_seconds": round(trainer.seconds, 1),
+                "hardware": hardware(device),
+                "torch": torch.__version__,
+                "weights": file_hash(run.weights),
+            }
+            _write_logits(run, trainer.average, job, folds, frames, training, should_stop)
+            run.checkpoint.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(run: Run, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Hold the run's lock. Raises Stopped when asked to stop while another process has it."""
     with storage_errors(run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(run.folder / ".lock"):
-            claim(run, expected)
-            if not run.finished:
-                frames = Frames(store, device)
-                trainer = _train(job, run, store, folds, frames, expected["hash"], should_stop)
-                with atomic_path(run.weights) as temporary:
-                    temporary.write_bytes(save(trainer.average.state_dict(), {"run": json.dumps(expected)}))
-                write_logits(run, trainer.average, job, folds, frames, trainer.seconds, should_stop)
-                run.checkpoint.unlink(missing_ok=True)
+        lock = FileLock(run.folder / ".lock")
+        while True:
+            try:
+                lock.acquire(timeout=0.5)
+                break
+            except Timeout:
+                if should_stop():
+                    raise Stopped(str(run.folder)) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def _train(
@@ -91,7 +114,10 @@ def _train(
     with _log_from(run, trainer.step) as log:
 
         def validate() -> None:
-            logits = predict(trainer.average, frames, held_out)
+            try:
+                logits = predict(trainer.average, frames, held_out, _stopping(should_stop))
+            except Stopped:
+                return  # the loop sees it too, and writes its checkpoint
             log({"step": trainer.step, "accuracy": round(accuracy(logits, store.labels[held_out]), 5)})
 
         done = trainer.fit(
@@ -121,21 +147,27 @@ def _log_from(run: Run, step: int) -> Iterator[Callable[[dict[str, Any]], None]]
         yield log
 
 
-def write_logits(
+def _stopping(should_stop: Callable[[], bool]) -> Callable[[], None]:
+    """A tick for `predict` that ends it by Stopped."""
+
+    def tick() -> None:
+        if should_stop():
+            raise Stopped
+
+    return tick
+
+
+def _write_logits(
     run: Run,
     model: nn.Module,
     job: Job,
     folds: Folds,
     frames: Frames,
-    seconds: float,
+    training: dict[str, Any],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Write `oof.npy`, `test.npy` and then `result.json`, which makes the run finished."""
-
-    def tick() -> None:
-        if should_stop():
-            raise Stopped(str(job))
-
+    """Write `oof.npy`, `test.npy` and then `result.json` (`training` is part of it): the run is finished."""
+    tick = _stopping(should_stop)
     store, held_out = frames.store, folds.validation_rows(job.fold)
     labels = store.labels[held_out]
     oof = predict(model, frames, held_out, tick)
@@ -147,11 +179,7 @@ def write_logits(
         "log_loss": log_loss(oof, labels),
         "crop_accuracy": accuracy(crops, labels),
         "utterances": len(labels),
-        "steps": job.variant.steps,
-        "train_seconds": round(seconds, 1),
-        "hardware": hardware(frames.device),
-        "torch": torch.__version__,
-        "weights": file_hash(run.weights),
+        **training,
         "oof": file_hash(run.oof),
         "test": file_hash(run.test),
     }
@@ -165,16 +193,23 @@ def predict_again(workspace: Workspace, job: Job, store: Store, folds: Folds, de
         DataError: the job is not finished, was made from something else, or its weights are damaged.
     """
     run = run_of(workspace, job)
+    again = f"Delete {run.folder} and train it again."
     if not run.finished:
         raise DataError(f"{job} is not trained to its end", f"Run `kaggle-hw4 train --variant {job.name}` first.")
     check_identity(run, identity(job, store, folds))
-    result = json.loads(run.result.read_text(encoding="utf-8"))
+    result = read_json(run.result, again)
     model = SpeakerClassifier(job.variant, len(store.speakers))
     try:
+        if file_hash(run.weights) != result["weights"]:
+            raise DataError(f"{run.weights} is not the file that was written: its checksum differs", again)
         model.load_state_dict(load(run.weights.read_bytes()))
+    except DataError:
+        raise
     except Exception as error:  # safetensors has errors of its own, and so has a wrong shape
-        raise DataError(f"{run.weights} cannot be read: {error}", f"Delete {run.folder} and train it again.") from error
-    write_logits(run, model.to(device), job, folds, Frames(store, device), result["train_seconds"], lambda: False)
+        raise DataError(f"{run.weights} cannot be read: {error}", again) from error
+    training = {key: result[key] for key in ("steps", "train_seconds", "hardware", "torch", "weights")}
+    with _locked(run, lambda: False):
+        _write_logits(run, model.to(device), job, folds, Frames(store, device), training, lambda: False)
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
