@@ -4,6 +4,7 @@ import atexit
 import ipaddress
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from kaggle_hw4.rehearsal.server import client_environment
 
 # One thread, and none that spins while it waits: the machine may be small, or busy with a training.
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _PREFIXES = ("KAGGLE_", "VERBOSE", "XDG_CONFIG_HOME")
 for _name in [name for name in os.environ if name.startswith(_PREFIXES)]:
     del os.environ[_name]
