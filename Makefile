@@ -8,7 +8,7 @@ STAMP := $(VENV)/.kaggle-hw4-installed
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo data test test-all lint types constraints
+.PHONY: help install demo data test test-all lint types bench constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ lint: install  ## ruff: rules and format
 
 types: install  ## mypy
 	@$(BIN)/mypy
+
+bench: install  ## ours against the course's way, and against the floor (minutes)
+	@$(BIN)/python -m benchmarks
 
 constraints:  ## write constraints.txt anew from the environment in use
 	@$(BIN)/python -m pip freeze --exclude-editable > constraints.txt

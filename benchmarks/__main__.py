@@ -1,0 +1,104 @@
+"""Ours against the course's sample code, and against the floor: both take turns on the same data.
+
+    python -m benchmarks [--quick] [--output FILE] [--docs]
+
+Writes benchmarks/results/<machine>.json; a full run also the table of docs/speed.md.
+"""
+
+import os
+import re
+import tempfile
+from contextlib import ExitStack
+from datetime import date
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks.competition import FULL, QUICK, Sizes, write_competition
+from benchmarks.report import Turn, measures, report, table, turns
+from benchmarks.timing import Side
+from kaggle_hw4.jobs.local import WORKER_ENVIRONMENT, default_workers
+from kaggle_hw4.terminal import say
+from kaggle_hw4.training.session import hardware
+from kaggle_hw4.workspace import write_json, write_text
+
+_HERE = Path(__file__).resolve().parent
+_DOCS = _HERE.parent / "docs" / "speed.md"
+_BEGIN, _END = "<!-- written by `python -m benchmarks` -->\n", "\n<!-- end of what is written -->"
+
+# Fair to anyone: one thread, none that spins. What our workers get beyond this counts as ours.
+_PLAIN = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+_ENVIRONMENTS = {
+    "reference": _PLAIN,
+    "plain": _PLAIN,  # packing: `kaggle-hw4 data` has no workers
+    "training": WORKER_ENVIRONMENT,
+}
+
+
+class Device(StrEnum):
+    cpu = "cpu"
+
+
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="In about a minute: fewer files and rounds.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the figures to this file instead.")] = None,
+    docs: Annotated[bool, typer.Option("--docs", help="Write the table of docs/speed.md in any case.")] = False,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
+) -> None:
+    found = measure(QUICK if quick else FULL, device, quick=quick)
+    name = f"{found['machine']}{'-quick' if quick else ''}.json"
+    write_json(output or _HERE / "results" / name, found)
+    print(table(found))
+    if docs or not (quick or output):
+        write_between_markers(_DOCS, table(found))
+
+
+def write_between_markers(path: Path, text: str) -> None:
+    before, rest = path.read_text(encoding="utf-8").split(_BEGIN)
+    write_text(path, before + _BEGIN + text + _END + rest.split(_END)[1])
+
+
+def measure(sizes: Sizes, device: str, *, quick: bool) -> dict[str, Any]:
+    """The report of a run and of what it ran on."""
+    cores, processor = default_workers(device), hardware(torch.device(device)).rsplit(", ", 1)[0]
+    words = re.findall(r"[a-z0-9]+", re.sub(r"\(\w+\)", "", processor.lower()))  # without (R) and (TM)
+    load = os.getloadavg()[0]
+    return {
+        "machine": "-".join([*words, str(cores), "cores"]),
+        "processor": processor,
+        "cores": cores,
+        "torch": torch.__version__,
+        "threads": 1,
+        "device": str(device),
+        "date": date.today().isoformat(),
+        "repeats": sizes.rounds,
+        "load_average": load,
+        **run(sizes, device, quick=quick),
+    }
+
+
+def run(sizes: Sizes, device: str, *, quick: bool) -> dict[str, Any]:
+    """The figures of a run: every round does each task once, in the reverse order of the round before."""
+    with tempfile.TemporaryDirectory(prefix="kaggle-hw4-bench-") as temporary, ExitStack() as stack:
+        folder = Path(temporary)
+        say(f"Writing {sizes.files} utterances in {folder} …")
+        compared = measures(write_competition(folder, sizes), sizes)
+        sides = {name: Side(name, folder, sizes, device, env) for name, env in _ENVIRONMENTS.items()}
+        for side in sides.values():
+            stack.callback(side.close)
+        for side in sides.values():
+            side.wait_until_ready()
+        order = turns(compared)
+        samples: dict[Turn, list[float]] = {turn: [] for turn in order}
+        for number in range(sizes.rounds):
+            say(f"Round {number + 1} of {sizes.rounds} …")
+            for side_name, task in order if number % 2 == 0 else reversed(order):
+                samples[side_name, task] += sides[side_name].do(task)
+    return report(samples, compared, quick=quick)
+
+
+if __name__ == "__main__":
+    typer.run(main)
