@@ -138,40 +138,44 @@ def train(
         list[int] | None, typer.Option(min=0, max=_MAX_SEED, help="Seed; may be repeated. [default: 0]")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the variant's own.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for all of it, as 50m or 2h: picks variants, seeds and steps.")
+    ] = None,
     device: Device = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Jobs side by side. [default: one per core on CPU, one on a GPU]")
+        int | None, typer.Option(min=1, help="Processes side by side. [default: one per core on CPU, one on a GPU]")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
     """Train variants on folds and write out-of-fold and test logits; finished work is skipped."""
-    import torch
+    import time
 
-    from kaggle_hw4.jobs.local import default_workers, run_plan
-    from kaggle_hw4.jobs.plan import choose_device, choose_folds, make_plan
+    from kaggle_hw4.jobs.command import plan_training
+    from kaggle_hw4.jobs.local import run_plan
+    from kaggle_hw4.jobs.plan import choose_device
     from kaggle_hw4.terminal import say
     from kaggle_hw4.views import plan_lines
 
+    began = time.monotonic()
     store, split = _open(ctx.obj)
     target = choose_device(device)
-    if target.type == "cpu":
-        torch.set_num_threads(1)  # as the workers: the plan's times are theirs
-    plan = make_plan(
+    plan, seconds = plan_training(
         ctx.obj,
         store,
         split,
         names=variant or ["default"],
-        fold_numbers=choose_folds(fold, split.k),
-        seeds=seed or [0],
+        fold=fold,
+        seeds=seed,
         steps=steps,
+        budget=budget,
         device=target,
-        workers=workers or default_workers(target.type),
+        workers=workers,
     )
     say(plan_lines(plan, target))
     if dry_run:
         return
     if plan.open:
-        run_plan(ctx.obj, plan, str(target))
+        run_plan(ctx.obj, plan, str(target), None if seconds is None else began + seconds)
     _next(ctx, "submit" if fold == "all" else "train --fold all")
 
 

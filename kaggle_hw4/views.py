@@ -52,8 +52,11 @@ def plan_lines(plan: "Plan", device: "torch.device") -> str:
         folds = ", ".join(str(planned.job.fold) for planned in mine)
         steps = sum(planned.job.variant.steps - planned.done_steps for planned in mine)
         lines.append(f"  {name}: fold {folds}; {steps:,} steps, {duration(sum(p.seconds for p in mine))}")
-    workers = f"{plan.workers} at a time" if plan.workers > 1 else "one at a time"
-    lines.append(f"On {device}, {workers}: about {duration(plan.seconds)}; {size(plan.disk)} of disk.")
+    together = max(map(len, plan.groups))
+    how = f"{plan.workers} at a time" if plan.workers > 1 else "one at a time"
+    if together > 1:
+        how = f"up to {together} models as one"
+    lines.append(f"On {device}, {how}: about {duration(plan.seconds)}; {size(plan.disk)} of disk.")
     return "\n".join(lines)
 
 

@@ -140,7 +140,7 @@ def test_a_worker_that_dies_is_reported_and_its_job_can_be_repeated(root: Path, 
     until(lambda: under_way(root))
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
     code, stderr = finish(process)
-    assert code == 1
+    assert code == 3
     assert "a training process died" in stderr
     assert "Traceback" not in stderr
     assert finish(start(root))[0] == 0
@@ -170,6 +170,6 @@ def test_a_job_that_fails_does_not_stop_the_others(root: Path) -> None:
 
 def test_the_plan_shares_the_jobs_among_the_workers() -> None:
     jobs = [PlannedJob(Job("sample", variant("sample"), 0, i), 0, 10.0, finished=i == 4) for i in range(5)]
-    assert Plan(jobs, workers=1, disk=0).seconds == 40
-    assert Plan(jobs, workers=2, disk=0).seconds == 20
-    assert Plan(jobs, workers=3, disk=0).seconds == 20
+    assert Plan(jobs, 1, 0, {"sample": 1}).seconds == 40
+    assert Plan(jobs, 2, 0, {"sample": 1}).seconds == 20
+    assert Plan(jobs, 3, 0, {"sample": 1}).seconds == 20

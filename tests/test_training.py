@@ -20,8 +20,9 @@ from kaggle_hw4.folds import make_folds
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.runs import Job, Run, claim, identity, job_of, run_of, with_steps
 from kaggle_hw4.training import trainer
+from kaggle_hw4.training.precision import LossScale
 from kaggle_hw4.training.schedules import ema_decay, learning_rate
-from kaggle_hw4.training.session import Stopped, do_job, predict_again
+from kaggle_hw4.training.session import Stopped, do_jobs, predict_again
 from kaggle_hw4.variants import Variant, variant
 from kaggle_hw4.workspace import Workspace
 
@@ -41,8 +42,13 @@ class Session:
         self.folds = make_folds(self.store, self.workspace.folds_file, k=3)
 
     def do(self, job: Job, should_stop: Callable[[], bool] = lambda: False) -> Run:
-        do_job(self.workspace, job, self.store, self.folds, CPU, should_stop)
+        failures = self.do_together([job], should_stop)
+        for failure in failures.values():
+            raise failure
         return run_of(self.workspace, job)
+
+    def do_together(self, jobs: list[Job], should_stop: Callable[[], bool] = lambda: False) -> dict[Job, HW4Error]:
+        return do_jobs(self.workspace, jobs, self.store, self.folds, CPU, should_stop)
 
 
 @pytest.fixture
@@ -59,9 +65,10 @@ def copy_of(session: Session, name: str) -> Session:
     return Session(root)
 
 
-def sampler_of(session: Session) -> CropSampler:
+def trainer_of(session: Session, v: Variant, seeds: list[int]) -> trainer.Trainer:
     rows = session.folds.training_rows(0)
-    return CropSampler(Frames(session.store, CPU), rows, crop=24, batch=6, seed=0)
+    samplers = [CropSampler(session.store, rows, crop=v.crop, batch=v.batch, seed=seed) for seed in seeds]
+    return trainer.Trainer(v, Frames(session.store, CPU), samplers, seeds)
 
 
 def after(calls: int) -> Callable[[], bool]:
@@ -107,12 +114,10 @@ def test_checkpoints_come_with_the_clock(session: Session, monkeypatch: pytest.M
     # The trainer's clock only: the servers of other tests live by the real one.
     monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(now)))
     saved: list[int] = []
-    model = trainer.Trainer(small("sample"), 4, 0, CPU)
-    sampler = sampler_of(session)
+    model = trainer_of(session, small("sample"), [0])
     model.fit(
-        sampler,
         save=lambda: saved.append(model.step),
-        log=lambda line: None,
+        log=lambda losses: None,
         validate=lambda: None,
         should_stop=lambda: False,
     )
@@ -229,8 +234,101 @@ def test_a_log_cut_by_a_kill_is_continued(session: Session) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_job(session: Session) -> None:
-    with pytest.raises(HW4Error, match=r"the loss is nan at step \d+ \(learning rate"):
+    with pytest.raises(DataError, match=r"the loss is nan at step \d+ \(learning rate"):
         session.do(Job("sample", small("sample", lr=1e30, clip=1e30), seed=0, fold=0))
+
+
+@pytest.mark.parametrize("crop", [16, 50])  # shorter than every utterance; longer than many: padded
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["conformer-full", "transformer-simple"])
+def test_many_at_once_train_as_one_by_one(session: Session, name: str, dtype: torch.dtype, crop: int) -> None:
+    """Stacked: the same losses, gradients and running statistics as alone, within the rounding of the type."""
+    v = replace(small(name, dropout=0.0), crop=crop)
+    group = trainer_of(session, v, [3, 4, 5])
+    alone = [trainer_of(session, v, [seed]) for seed in (3, 4, 5)]
+    for each in (group, *alone):
+        each.dtype = dtype
+        if dtype == torch.float16:
+            each.scale = LossScale(len(each.seeds), CPU)
+            each.scale.value.fill_(256.0)  # the first one overflows
+        each.train_step()
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}[dtype]
+    for m, one in enumerate(alone):
+        assert group.losses[m].item() == pytest.approx(one.losses.item(), rel=tolerance)
+        together, lone = group.group.weights.grad, one.group.weights.grad
+        assert together is not None
+        assert lone is not None
+        assert (together[m] - lone[0]).norm() < tolerance * lone[0].norm()
+        for name, buffer in one.group.buffers.items():
+            torch.testing.assert_close(group.group.buffers[name][m], buffer[0], rtol=tolerance, atol=tolerance)
+    assert not torch.equal(*group.group.weights.detach()[:2])
+
+
+def test_dropout_draws_for_each_model_of_a_group(session: Session) -> None:
+    group = trainer_of(session, small("transformer-full"), [3, 3])
+    group.train_step()
+    assert group.losses[0] != group.losses[1]
+
+
+def test_an_overflow_in_fp16_costs_one_model_one_step() -> None:
+    scale = LossScale(2, CPU)
+    before = scale.value.clone()
+    gradient = torch.ones(2, 5)
+    gradient[1, 2] = torch.inf
+    scale.take_out(gradient)
+    assert gradient[0].tolist() == [1 / 2**16] * 5
+    assert gradient[1].tolist() == [0] * 5
+    assert scale.value[0] > before[0]
+    assert scale.value[1] == before[1] / 2
+    assert scale.apply(torch.ones(2)).tolist() == scale.value.tolist()
+
+
+def test_jobs_done_together_give_what_each_gives_alone(session: Session) -> None:
+    v = small("conformer-full")
+    jobs = [Job("conformer-full", v, seed, fold) for seed, fold in ((0, 0), (0, 1), (1, 0))]
+    alone = copy_of(session, "alone")
+    with pytest.raises(Stopped):
+        session.do(jobs[1], after(5))  # stands elsewhere: trained apart from the others
+    assert not session.do_together(jobs)
+    for job in jobs:
+        run = run_of(session.workspace, job)
+        np.testing.assert_allclose(np.load(run.oof), np.load(alone.do(job).oof), atol=0.02)
+    together = [json.loads(run_of(session.workspace, job).result.read_text())["together"] for job in jobs]
+    assert together == [2, 1, 2]
+
+
+def test_a_stopped_group_goes_on_alone_or_together(session: Session) -> None:
+    jobs = [Job("conformer-full", small("conformer-full"), 0, fold) for fold in (0, 1)]
+    elsewhere = copy_of(session, "elsewhere")
+    for place in (session, elsewhere):
+        with pytest.raises(Stopped):
+            place.do_together(jobs, after(5))
+    session.do_together(jobs)
+    for job in jobs:
+        run = elsewhere.do(job)
+        np.testing.assert_allclose(np.load(run.oof), np.load(run_of(session.workspace, job).oof), atol=0.02)
+
+
+def test_a_diverged_model_leaves_the_others_of_its_group(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [Job("conformer-full", small("conformer-full"), 0, fold) for fold in (0, 1, 2)]
+    expected = copy_of(session, "expected")
+    expected.do_together([jobs[0], jobs[2]])
+    plan = trainer.Trainer._plan
+
+    def poisoned(self: trainer.Trainer) -> None:
+        plan(self)
+        if len(self.seeds) == 3:
+            with torch.no_grad():
+                self.group.weights[1, 0] = torch.nan
+
+    monkeypatch.setattr(trainer.Trainer, "_plan", poisoned)
+    failures = session.do_together(jobs)
+    assert list(failures) == [jobs[1]]
+    assert "the loss is nan at step 12" in str(failures[jobs[1]])
+    assert not run_of(session.workspace, jobs[1]).finished
+    for job in (jobs[0], jobs[2]):
+        logits, others = (np.load(run_of(s.workspace, job).oof) for s in (session, expected))
+        np.testing.assert_allclose(logits, others, atol=0.02)
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
@@ -250,14 +348,14 @@ def test_short_runs_warm_up_over_a_tenth() -> None:
 
 def test_the_average_follows_the_weights(session: Session) -> None:
     assert [ema_decay(step, 0.999) for step in (0, 90, 10**6)] == [0.1, 0.91, 0.999]
-    model = trainer.Trainer(small("conformer-full"), 4, 0, CPU)
-    sampler = sampler_of(session)
-    expected = {name: value.clone() for name, value in model.model.state_dict().items()}
+    model = trainer_of(session, small("conformer-full"), [0])
+    now = lambda: model.group.state_dict(0, model.group.weights, model.group.buffers)  # noqa: E731
+    expected = now()
     for step in range(4):
-        model.train_step(sampler)
-        for name, value in model.model.state_dict().items():
+        model.train_step()
+        for name, value in now().items():
             if value.is_floating_point():
                 expected[name] += (1 - ema_decay(step, 0.999)) * (value - expected[name])
-    for name, value in model.average.state_dict().items():
+    for name, value in model.averaged(0).state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, expected[name])

@@ -1,9 +1,12 @@
 """Batches of crops and of whole utterances, gathered from the packed store in one indexing operation."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.data.store import Store
 
 
@@ -15,56 +18,80 @@ class Frames:
         self.device = device
         self._frames = torch.from_numpy(store.frames).to(device)
 
-    def gather(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        """Pieces of the store beginning at frame `starts` (batch,), `lengths` (batch,) frames long.
+    def gather(self, starts: Tensor, lengths: Tensor, longest: int) -> Tensor:
+        """Pieces of the store: `lengths` (…) frames from frame `starts` (…) on, both on the device.
 
-        Returns the log-mels (batch, longest, 40) float32 and the lengths (batch,), None when all are
-        equal. Beyond its length a row repeats its last frame, which models must mask.
+        Returns log-mels (…, longest, 40) float32. Beyond its length a piece repeats its last frame,
+        which models must mask.
         """
-        longest = int(lengths.max())
-        steps = np.minimum(np.arange(longest), lengths[:, None] - 1)
-        x = self._frames[torch.from_numpy(starts[:, None] + steps).to(self.device)].float()
-        if int(lengths.min()) == longest:
-            return x, None
-        return x, torch.from_numpy(lengths).to(self.device)
+        steps = torch.minimum(torch.arange(longest, device=self.device), lengths[..., None] - 1)
+        places = (starts[..., None] + steps).flatten()
+        # `index_select`, not `[places]`: 21 against 140 µs for 32 crops on CPU.
+        return self._frames.index_select(0, places).float().view(*starts.shape, longest, N_MELS)
 
     def whole(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        """The whole utterances at `rows` of the store."""
-        return self.gather(self.store.offsets[rows], self.store.lengths[rows])
+        """The whole utterances at `rows` of the store; lengths None when all are equal."""
+        return self._pieces(self.store.offsets[rows], self.store.lengths[rows])
 
     def crops(self, rows: np.ndarray, crop: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
         """A random crop of `crop` frames of each utterance at `rows`; shorter ones are taken whole."""
         lengths = self.store.lengths[rows]
         starts = rng.integers(0, np.maximum(lengths - crop, 0), endpoint=True)
-        return self.gather(self.store.offsets[rows] + starts, np.minimum(lengths, crop))
+        return self._pieces(self.store.offsets[rows] + starts, np.minimum(lengths, crop))
+
+    def _pieces(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        longest = int(lengths.max())
+        on_device = torch.from_numpy(lengths).to(self.device)
+        x = self.gather(torch.from_numpy(starts).to(self.device), on_device, longest)
+        return x, None if int(lengths.min()) == longest else on_device
+
+
+class Batches(NamedTuple):
+    """Training batches of consecutive steps, each array (steps, batch) int64: where the crops begin in
+    the store, their lengths in frames, and the classes."""
+
+    starts: np.ndarray
+    lengths: np.ndarray
+    labels: np.ndarray
 
 
 class CropSampler:
     """Training batches as a pure function of the step: any step can be had again, so resuming is exact.
 
-    Each epoch visits every row once, in an order of its own.
+    Each epoch visits every row once, in an order and with crops of its own.
     """
 
-    def __init__(self, frames: Frames, rows: np.ndarray, *, crop: int, batch: int, seed: int) -> None:
-        self.frames = frames
+    def __init__(self, store: Store, rows: np.ndarray, *, crop: int, batch: int, seed: int) -> None:
+        self.store = store
         self.rows = rows
         self.crop = crop
         self.batch_size = batch
         self.seed = seed
-        self._order: tuple[int, np.ndarray] = (-1, rows)
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Log-mels (batch, time, 40), lengths or None (see `Frames.gather`), and classes (batch,)."""
-        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        rows = np.array([self._epoch(int(place) // len(self.rows))[place % len(self.rows)] for place in places])
-        x, lengths = self.frames.crops(rows, self.crop, np.random.default_rng([self.seed, 1, step]))
-        return x, lengths, torch.from_numpy(self.frames.store.labels[rows]).to(self.frames.device)
+    def batches(self, first: int, end: int) -> Batches:
+        """The batches of the steps `first` to `end` - 1."""
+        size = len(self.rows)
+        places = np.arange(first * self.batch_size, end * self.batch_size)
+        epochs = range(places[0] // size, places[-1] // size + 1)
+        self._epochs = {epoch: self._epochs.get(epoch) or self._epoch(epoch) for epoch in epochs}
+        orders, fractions = (np.concatenate(parts) for parts in zip(*self._epochs.values(), strict=True))
+        places -= epochs[0] * size
+        rows = orders[places]
+        lengths = self.store.lengths[rows]
+        room = np.maximum(lengths - self.crop, 0) + 1
+        starts = self.store.offsets[rows] + (fractions[places] * room).astype(np.int64)
+        shape = (end - first, self.batch_size)
+        return Batches(
+            starts.reshape(shape),
+            np.minimum(lengths, self.crop).reshape(shape),
+            self.store.labels[rows].reshape(shape),
+        )
 
-    def _epoch(self, epoch: int) -> np.ndarray:
-        if self._order[0] != epoch:
-            order = np.random.default_rng([self.seed, 0, epoch]).permutation(self.rows)
-            self._order = (epoch, order)
-        return self._order[1]
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows in the order of this epoch, and where in its room each crop begins, in [0, 1)."""
+        rng = np.random.default_rng([self.seed, epoch])
+        return rng.permutation(self.rows), rng.random(len(self.rows))
 
 
 def length_buckets(lengths: np.ndarray, *, tokens: int, attention: int) -> list[np.ndarray]:

@@ -1,17 +1,18 @@
 """What `train` is going to do, how long it takes and what it writes: shown before anything starts."""
 
-import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 import torch
 
-from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import UsageError
 from kaggle_hw4.folds import Folds
-from kaggle_hw4.runs import Job, check_identity, identity, run_of, with_steps
+from kaggle_hw4.jobs.calibrate import Cost, measure
+from kaggle_hw4.runs import Job, check_identity, identity, run_of
 from kaggle_hw4.training.trainer import VALIDATIONS
-from kaggle_hw4.variants import Variant, expand, variant
+from kaggle_hw4.variants import Variant
 from kaggle_hw4.workspace import Workspace
 
 
@@ -27,22 +28,39 @@ class PlannedJob:
 
 @dataclass(frozen=True)
 class Plan:
-    """All jobs asked for, in the order in which they are done. `disk` in bytes, still to be written."""
+    """All jobs asked for, in the order in which they are done. `disk` in bytes, still to be written.
+
+    `together` says of each variant how many of its jobs train at once in one worker.
+    """
 
     jobs: list[PlannedJob]
     workers: int
     disk: int
+    together: dict[str, int]
 
     @property
     def open(self) -> list[PlannedJob]:
         return [planned for planned in self.jobs if not planned.finished]
 
     @property
+    def groups(self) -> list[list[PlannedJob]]:
+        """The open jobs as the workers take them: alone, or those of a variant that train together."""
+        stacked = any(count > 1 for count in self.together.values())
+        todo = sorted(self.open, key=lambda planned: planned.job.name) if stacked else self.open
+        groups: list[list[PlannedJob]] = []
+        for name, members in groupby(todo, key=lambda planned: planned.job.name):
+            jobs, size = list(members), self.together[name]
+            # In equal parts: 5 of at most 4 at once are 3 and 2, not 4 and 1.
+            parts = -(-len(jobs) // size)
+            groups += [jobs[i * len(jobs) // parts : (i + 1) * len(jobs) // parts] for i in range(parts)]
+        return groups
+
+    @property
     def seconds(self) -> float:
-        """Wall time: the jobs handed to the workers in turn."""
+        """Wall time: the groups handed to the workers in turn."""
         busy = [0.0] * self.workers
-        for planned in self.open:
-            busy[busy.index(min(busy))] += planned.seconds
+        for group in self.groups:
+            busy[busy.index(min(busy))] += sum(planned.seconds for planned in group)
         return max(busy)
 
 
@@ -74,43 +92,61 @@ def choose_folds(text: str, k: int) -> list[int]:
     return list(dict.fromkeys(chosen))
 
 
+Costs = Callable[[str, Variant], Cost]
+
+
+def costs_on(store: Store, device: torch.device, jobs_of_a_variant: int) -> Costs:
+    """Measures what a variant costs there, each once: its steps take as long whatever their number."""
+    known: dict[str, Cost] = {}
+
+    def cost(name: str, variant: Variant) -> Cost:
+        if name not in known:
+            known[name] = measure(variant, store, device, jobs_of_a_variant)
+        return known[name]
+
+    return cost
+
+
 def make_plan(
     workspace: Workspace,
     store: Store,
     folds: Folds,
     *,
-    names: list[str],
+    chosen: dict[str, Variant],
     fold_numbers: list[int],
     seeds: list[int],
-    steps: int | None,
-    device: torch.device,
+    costs: Costs,
     workers: int,
+    member_by_member: bool = False,
 ) -> Plan:
-    """Plan every variant × seed × fold; fold by fold, so that an early stop leaves comparable work.
+    """Plan every variant × seed × fold.
+
+    Fold by fold, so that an early stop leaves comparable work; `member_by_member`, so that it leaves
+    members that are complete.
 
     Raises:
-        UsageError: an unknown variant.
-        DataError: a run's folder was made from something else.
+        DataError: a run's folder was made from something else, or a variant does not fit the GPU.
     """
-    chosen = {name: with_steps(variant(name), steps) for name in expand(names)}
     jobs = [Job(name, v, seed, fold) for fold in fold_numbers for seed in seeds for name, v in chosen.items()]
+    if member_by_member:
+        jobs.sort(key=lambda job: (seeds.index(job.seed), list(chosen).index(job.name)))
     states = [_state(workspace, job, store, folds) for job in jobs]
-    costs = {
-        job.name: measure(job.variant, len(store.speakers), device)
-        for job, (_, finished) in zip(jobs, states, strict=True)
-        if not finished
-    }
     planned = [
-        PlannedJob(job, step, 0.0 if finished else _seconds(job, step, costs[job.name][0], store, folds), finished)
+        PlannedJob(
+            job, step, 0.0 if finished else job_seconds(job, step, costs(job.name, job.variant), store, folds), finished
+        )
         for job, (step, finished) in zip(jobs, states, strict=True)
     ]
     todo = [p.job for p in planned if not p.finished]
-    workers = max(1, min(workers, len(todo)))
     rows = sum(len(folds.validation_rows(job.fold)) + len(store.test_rows) for job in todo)
+    sizes = {job.name: costs(job.name, job.variant) for job in todo}
+    plan = Plan(planned, max(1, workers), 0, {name: cost.together for name, cost in sizes.items()})
     # Of each job its weights, and of each at work a checkpoint (weights, average, two moments), written beside
     # the one before.
-    parameters = sum(costs[job.name][1] for job in todo) + 8 * sum(costs[job.name][1] for job in todo[:workers])
-    return Plan(planned, workers, 4 * (len(store.speakers) * rows + parameters))
+    workers = max(1, min(workers, len(plan.groups)))
+    at_work = [p.job for group in plan.groups[:workers] for p in group]
+    parameters = sum(sizes[job.name].parameters for job in todo) + 8 * sum(sizes[j.name].parameters for j in at_work)
+    return replace(plan, workers=workers, disk=4 * (len(store.speakers) * rows + parameters))
 
 
 def _state(workspace: Workspace, job: Job, store: Store, folds: Folds) -> tuple[int, bool]:
@@ -124,25 +160,9 @@ def _state(workspace: Workspace, job: Job, store: Store, folds: Folds) -> tuple[
     return max((line["step"] for line in lines), default=0), False
 
 
-def _seconds(job: Job, done: int, per_step: float, store: Store, folds: Folds) -> float:
-    """Steps and predictions still to come; a forward pass costs a third of a step."""
+def job_seconds(job: Job, done: int, cost: Cost, store: Store, folds: Folds) -> float:
+    """One job's share of the steps and predictions still to come; a forward pass costs a third of a step."""
     held_out = int(store.lengths[folds.validation_rows(job.fold)].sum())
     predicted = (VALIDATIONS + 1) * held_out + int(store.lengths[store.test_rows].sum())
     frames_per_step = job.variant.batch * job.variant.crop
-    return per_step * (job.variant.steps - done + predicted / frames_per_step / 3)
-
-
-def measure(v: Variant, n_speakers: int, device: torch.device) -> tuple[float, int]:
-    """Seconds of one training step, the fastest of three, and the number of parameters."""
-    from kaggle_hw4.models.classifier import SpeakerClassifier
-
-    model = SpeakerClassifier(v, n_speakers).to(device)
-    x = torch.zeros(v.batch, v.crop, N_MELS, device=device)
-    times = []
-    for _ in range(3):
-        began = time.perf_counter()
-        model(x).square().mean().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
-    return min(times), sum(parameter.numel() for parameter in model.parameters())
+    return cost.step / cost.together * (job.variant.steps - done + predicted / frames_per_step / 3)

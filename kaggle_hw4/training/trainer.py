@@ -1,117 +1,239 @@
-"""The training loop of one model, and the state from which it goes on."""
+"""The training loop of a group of models, and the state from which each of them goes on."""
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from kaggle_hw4.data.crops import CropSampler
-from kaggle_hw4.errors import DataError, HW4Error
+from kaggle_hw4.data.crops import CropSampler, Frames
+from kaggle_hw4.errors import DataError
 from kaggle_hw4.models.classifier import SpeakerClassifier
+from kaggle_hw4.training.group import Group
+from kaggle_hw4.training.precision import LossScale, precision
 from kaggle_hw4.training.schedules import ema_decay, learning_rate
 from kaggle_hw4.variants import Variant
 from kaggle_hw4.workspace import atomic_path
 
 CHECKPOINT_SECONDS = 30.0  # a crash costs at most this much training, and the write
-LOG_STEPS = 20
 VALIDATIONS = 5  # over a training, the last after its end
+_PLANNED_STEPS = 256  # steps whose batches are drawn and sent to the device at once
+State = dict[str, Any]
+
+
+class Diverged(Exception):
+    """The loss of some models is no longer finite; `models` are their places in the group."""
+
+    def __init__(self, models: list[int], losses: list[float], step: int, rate: float) -> None:
+        super().__init__(f"the loss is {losses[models[0]]} at step {step} (learning rate {rate:.2g})")
+        self.models = models
 
 
 class Trainer:
-    """A model in training: weights, their running average, optimiser, step and random state."""
+    """Models of one variant in training: weights, their running average, optimiser, step and random state.
 
-    def __init__(self, variant: Variant, n_speakers: int, seed: int, device: torch.device) -> None:
-        torch.manual_seed(seed)
-        self.variant = variant
-        self.device = device
-        self.model = SpeakerClassifier(variant, n_speakers).to(device)
-        self.average = SpeakerClassifier(variant, n_speakers).to(device).requires_grad_(False)
-        self.average.load_state_dict(self.model.state_dict())
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=variant.lr)
+    Model m starts from `seeds[m]` and sees the batches of `samplers[m]`; no model can tell whether it
+    is trained alone or with others, but for rounding and the draws of dropout. On a GPU each step is one
+    captured graph: launched one by one its thousand small kernels keep the GPU waiting.
+    """
+
+    def __init__(
+        self, variant: Variant, frames: Frames, samplers: Sequence[CropSampler], seeds: list[int], capture: bool = True
+    ) -> None:
+        self.variant, self.frames, self.samplers, self.seeds = variant, frames, list(samplers), seeds
+        device = self.device = frames.device
+        self.group = Group(variant, len(frames.store.speakers), seeds, device)
+        self.average = self.group.weights.detach().clone()
+        self.average_buffers = {name: buffer.clone() for name, buffer in self.group.buffers.items()}
+        self._rates = torch.tensor([variant.lr, 1.0], device=device)  # learning rate, weight of the average
+        weights = self.group.weights
+        on_gpu = device.type == "cuda"
+        self.optimizer = torch.optim.AdamW([weights], lr=self._rates[0], fused=True, capturable=on_gpu)
+        self.moments = {
+            "step": torch.zeros((), device=device),
+            "exp_avg": torch.zeros_like(weights),
+            "exp_avg_sq": torch.zeros_like(weights),
+        }
+        self.optimizer.state[weights] = self.moments
         self.step = 0
         self.seconds = 0.0  # spent training, over all sessions
-        # bf16 where the GPU computes in it; elsewhere it is emulated and slower than fp32.
-        self.bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+        self.losses = torch.zeros(len(seeds), device=device)  # summed since the last log
+        self.dtype = precision(device)
+        self.scale = LossScale(len(seeds), device) if self.dtype == torch.float16 else None
+        self._inputs = torch.zeros(3, len(seeds), variant.batch, dtype=torch.int64, device=device)
+        self._planned = range(0)
+        self._capture = capture and on_gpu
+        self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+        self._pool = torch.cuda.graph_pool_handle() if self._capture else None
 
-    def train_step(self, sampler: CropSampler) -> torch.Tensor:
-        """One optimiser step on the batch of this step; returns its loss, a scalar on the device."""
-        v = self.variant
-        x, lengths, labels = sampler.batch(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, peak=v.lr, warmup=v.warmup, steps=v.steps)
-        self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = F.cross_entropy(self.model(x, lengths), labels)
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), v.clip)
-        self.optimizer.step()
-        self._update_average()
+    def train_step(self) -> None:
+        """One optimiser step of every model on its batch of this step; adds to `losses`. Nothing waits for the GPU."""
+        if self.step not in self._planned:
+            self._plan()
+        place = self.step - self._planned.start
+        self._inputs.copy_(self._batches[place])
+        self._rates.copy_(self._rate_table[place])
+        padded = bool(self._padded[place])
+        if not self._capture:
+            self._compute(padded)
+        else:
+            if padded not in self._graphs:
+                self._graphs[padded] = self._captured(padded)
+            self._graphs[padded].replay()
         self.step += 1
-        return loss.detach()
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        weight = 1 - ema_decay(self.step, self.variant.ema)
-        pairs = zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True)
-        averaged, current = zip(*((a, c) for a, c in pairs if c.is_floating_point()), strict=True)
-        torch._foreach_lerp_(averaged, current, weight)
+    def _plan(self) -> None:
+        """Draw the batches of the next steps and send them to the device, with the rates."""
+        v = self.variant
+        self._planned = range(self.step, min(self.step + _PLANNED_STEPS, max(v.steps, self.step + 1)))
+        drawn = [sampler.batches(self._planned.start, self._planned.stop) for sampler in self.samplers]
+        # (steps, [starts, lengths, labels], models, batch)
+        table = torch.from_numpy(np.stack([np.stack(batches, axis=1) for batches in drawn], axis=2))
+        rates = torch.tensor(
+            [
+                [learning_rate(step, peak=v.lr, warmup=v.warmup, steps=v.steps), 1 - ema_decay(step, v.ema)]
+                for step in self._planned
+            ]
+        )
+        self._padded = (table[:, 1] < v.crop).flatten(1).any(1).numpy()
+        self._batches, self._rate_table = table.to(self.device), rates.to(self.device)
 
-    def state(self) -> dict[str, Any]:
+    def _compute(self, padded: bool) -> None:
+        """The step on what lies in `_inputs` and `_rates`; on a GPU nothing in it depends on values."""
+        starts, lengths, labels = self._inputs
+        x = self.frames.gather(starts, lengths, self.variant.crop)
+        weights = self.group.weights
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
+            logits = self.group(x, lengths if padded else None)
+        each = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
+        losses = each.view_as(labels).mean(1)
+        self.optimizer.zero_grad()
+        (losses if self.scale is None else self.scale.apply(losses)).sum().backward()
+        gradient = weights.grad
+        assert gradient is not None, "backward has run"
+        with torch.no_grad():
+            if self.scale:
+                self.scale.take_out(gradient)
+            norm = gradient.norm(dim=1, keepdim=True)
+            gradient.mul_((self.variant.clip / (norm + 1e-6)).clamp_(max=1))
+            self.optimizer.step()
+            weight = self._rates[1]
+            self.average.lerp_(weights, weight)
+            for name, buffer in self.group.buffers.items():
+                if buffer.is_floating_point():
+                    self.average_buffers[name].lerp_(buffer, weight)
+            self.losses += losses
+
+    def _captured(self, padded: bool) -> torch.cuda.CUDAGraph:
+        """The step as a graph. Warming up takes real steps, which are undone."""
+        before = [tensor.clone() for tensor in self._tensors()]
+        random_state = torch.cuda.get_rng_state(self.device)
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._compute(padded)
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._compute(padded)
+        with torch.no_grad():
+            for tensor, value in zip(self._tensors(), before, strict=True):
+                tensor.copy_(value)
+        torch.cuda.set_rng_state(random_state, self.device)
+        return graph
+
+    def _tensors(self) -> list[Tensor]:
+        """All that a step changes."""
+        buffers = [*self.group.buffers.values(), *self.average_buffers.values()]
+        scale = [self.scale.value] if self.scale else []
+        return [self.group.weights, self.average, *buffers, *self.moments.values(), self.losses, *scale]
+
+    def averaged(self, m: int) -> SpeakerClassifier:
+        """Model `m` with its averaged weights, which predict."""
+        return self.group.model(m, self.average, self.average_buffers)
+
+    def state(self, m: int) -> State:
+        """All that model `m` needs to go on, alone or in another group."""
         return {
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "layout": self.group.layout(),
+            "weights": self.group.weights.detach()[m].clone(),
+            "average": self.average[m].clone(),
+            "buffers": {name: buffer[m].clone() for name, buffer in self.group.buffers.items()},
+            "average_buffers": {name: buffer[m].clone() for name, buffer in self.average_buffers.items()},
+            "exp_avg": self.moments["exp_avg"][m].clone(),
+            "exp_avg_sq": self.moments["exp_avg_sq"][m].clone(),
+            "scale": self.scale.value[m].clone() if self.scale else None,
             "step": self.step,
             "seconds": self.seconds,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda" and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
+    @torch.no_grad()
+    def restore(self, states: list[State]) -> None:
+        """Go on from the states of all models, which stand at one step.
+
+        Raises:
+            ValueError: a state is of another architecture.
+        """
+        for m, state in enumerate(states):
+            if state["layout"] != self.group.layout():
+                raise ValueError("its weights are laid out otherwise")
+            self.group.weights[m] = state["weights"]
+            self.average[m] = state["average"]
+            for name, buffer in self.group.buffers.items():
+                buffer[m] = state["buffers"][name]
+                self.average_buffers[name][m] = state["average_buffers"][name]
+            for name in ("exp_avg", "exp_avg_sq"):
+                self.moments[name][m] = state[name]
+            if self.scale and state["scale"] is not None:
+                self.scale.value[m] = state["scale"]
+        first = states[0]
+        self.step, self.seconds = first["step"], first["seconds"]
+        self.moments["step"].fill_(self.step)
+        torch.set_rng_state(first["rng"])
+        if self.device.type == "cuda" and first["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(first["cuda_rng"], self.device)
 
     def fit(
         self,
-        sampler: CropSampler,
         *,
         save: Callable[[], None],
-        log: Callable[[dict[str, Any]], None],
+        log: Callable[[list[float]], None],
         validate: Callable[[], None],
         should_stop: Callable[[], bool],
     ) -> bool:
         """Train to the variant's last step, or until `should_stop`; True when the last step is done.
 
-        `save` is called every half minute and when stopping, `log` with the mean loss of the last
-        steps, `validate` after every fifth of the steps.
+        `save` is called every half minute and when stopping, `log` with each model's mean loss of the
+        last steps, `validate` after every fifth of the steps.
 
         Raises:
-            HW4Error: the loss is no longer finite.
+            Diverged: a loss is no longer finite.
         """
+        steps = self.variant.steps
+        log_every = max(20, steps // 1000)  # reading the losses waits for the GPU
         began = saved = time.monotonic()
-        logged_step, losses = self.step, torch.zeros((), device=self.device)
-        while self.step < self.variant.steps:
-            losses += self.train_step(sampler)
+        logged = self.step
+        self.losses.zero_()
+        while self.step < steps:
+            self.train_step()
             now = time.monotonic()
             self.seconds, began = self.seconds + now - began, now
-            if self.step % LOG_STEPS == 0 or self.step == self.variant.steps:
-                loss = losses.item() / (self.step - logged_step)
-                if not torch.isfinite(losses):
-                    lr = self.optimizer.param_groups[0]["lr"]
-                    raise HW4Error(f"the loss is {loss} at step {self.step} (learning rate {lr:.2g})")
-                log({"step": self.step, "loss": round(loss, 5), "seconds": round(self.seconds, 2)})
-                logged_step, losses = self.step, torch.zeros((), device=self.device)
-            if self.step % max(1, self.variant.steps // VALIDATIONS) == 0 and self.step < self.variant.steps:
+            if self.step % log_every == 0 or self.step == steps:
+                losses = (self.losses / (self.step - logged)).tolist()
+                if bad := [m for m, loss in enumerate(losses) if not np.isfinite(loss)]:
+                    raise Diverged(bad, losses, self.step, float(self._rates[0]))
+                log(losses)
+                logged = self.step
+                self.losses.zero_()
+            if self.step % max(1, steps // VALIDATIONS) == 0 and self.step < steps:
                 validate()
                 began = time.monotonic()
             if should_stop():
@@ -124,16 +246,17 @@ class Trainer:
         return True
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: State) -> None:
     buffer = io.BytesIO()  # torch.save reports a full disk as something else than an OSError
     torch.save(state, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> State:
     """The state saved there, on the CPU. Raises DataError when the file is not a checkpoint."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        return state
     except Exception as error:  # torch.load raises whatever its readers do
         raise DataError(f"{path} cannot be read", f"Delete it: this training starts over. ({error})") from error

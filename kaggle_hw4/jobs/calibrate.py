@@ -1,0 +1,70 @@
+"""What a variant costs on this machine: a few real training steps, timed, before anything is planned."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from kaggle_hw4.data.crops import CropSampler, Frames
+from kaggle_hw4.data.store import Store
+from kaggle_hw4.errors import DataError
+from kaggle_hw4.training.trainer import Trainer
+from kaggle_hw4.variants import Variant
+
+_TIMED_STEPS = 3
+_USABLE = 0.85  # of a GPU's free memory: fragments, and whole utterances in prediction
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`together` models train at once and take `step` seconds a step; each has `parameters`."""
+
+    step: float
+    together: int
+    parameters: int
+
+
+def measure(variant: Variant, store: Store, device: torch.device, wanted: int) -> Cost:
+    """Time steps of `variant`; on a GPU of as many of the `wanted` models at once as its memory holds.
+
+    Raises:
+        DataError: the GPU does not hold the data and one model.
+    """
+    try:
+        frames = Frames(store, device)
+        together = 1 if device.type == "cpu" else min(wanted, _fitting(variant, frames))
+        trainer = _trainer(variant, frames, together)
+        trainer.train_step()
+        _wait_for(device)
+        began = time.perf_counter()
+        for _ in range(_TIMED_STEPS):
+            trainer.train_step()
+        _wait_for(device)
+        seconds = (time.perf_counter() - began) / _TIMED_STEPS
+    except torch.OutOfMemoryError as error:
+        reason = (str(error).splitlines() or ["no memory left"])[0]
+        raise DataError(f"{device} has too little memory: {reason}", "Use another GPU, or --device cpu.") from None
+    return Cost(seconds, together, trainer.group.weights.shape[1])
+
+
+def _fitting(variant: Variant, frames: Frames) -> int:
+    """How many models' training the free memory of the GPU holds, at least 1."""
+    device = frames.device
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    _trainer(variant, frames, 1, capture=False).train_step()
+    one = torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, int(free * _USABLE) // one)
+
+
+def _trainer(variant: Variant, frames: Frames, models: int, capture: bool = True) -> Trainer:
+    rows, seeds = frames.store.train_rows, list(range(models))
+    samplers = [CropSampler(frames.store, rows, crop=variant.crop, batch=variant.batch, seed=seed) for seed in seeds]
+    return Trainer(variant, frames, samplers, seeds, capture)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,68 @@
+"""From what the user asks of `train` to a plan."""
+
+import torch
+
+from kaggle_hw4.data.store import Store
+from kaggle_hw4.folds import Folds
+from kaggle_hw4.jobs.budget import allot, kept, parse_duration
+from kaggle_hw4.jobs.local import default_workers
+from kaggle_hw4.jobs.plan import Plan, choose_folds, costs_on, make_plan
+from kaggle_hw4.runs import with_steps
+from kaggle_hw4.variants import expand, variant
+from kaggle_hw4.workspace import Workspace
+
+
+def plan_training(
+    workspace: Workspace,
+    store: Store,
+    folds: Folds,
+    *,
+    names: list[str],
+    fold: str,
+    seeds: list[int] | None,
+    steps: int | None,
+    budget: str | None,
+    device: torch.device,
+    workers: int | None,
+) -> tuple[Plan, float | None]:
+    """The plan, and the seconds it may take (None without `budget`).
+
+    Raises:
+        UsageError: an unknown variant or fold, no duration, or one that is too short.
+        DataError: see `make_plan`.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # as the workers: the plan's times are theirs
+    workers = workers or default_workers(device.type)
+    fold_numbers = choose_folds(fold, folds.k)
+    chosen = {name: with_steps(variant(name), steps) for name in expand(names)}
+    seconds = None if budget is None else parse_duration(budget)
+    costs = costs_on(store, device, len(fold_numbers) * len(seeds or [0]))
+    if seconds is not None:
+        request: dict[str, object] = {
+            "budget": budget,
+            "variants": list(chosen),
+            "folds": fold_numbers,
+            "seeds": seeds,
+            "steps": steps,
+        }
+        allotted = kept(
+            workspace,
+            request | {"data": store.hash, "split": folds.hash},
+            lambda: allot(
+                chosen, fold_numbers, seeds, budget=seconds, costs=costs, workers=workers, store=store, folds=folds
+            ),
+        )
+        chosen, seeds = allotted.chosen, allotted.seeds
+    plan = make_plan(
+        workspace,
+        store,
+        folds,
+        chosen=chosen,
+        fold_numbers=fold_numbers,
+        seeds=seeds or [0],
+        costs=costs,
+        workers=workers,
+        member_by_member=seconds is not None,
+    )
+    return plan, seconds

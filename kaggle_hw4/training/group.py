@@ -1,0 +1,75 @@
+"""Models of one variant that are trained together: every tensor of theirs has a leading model dimension."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from kaggle_hw4.models.classifier import SpeakerClassifier
+from kaggle_hw4.models.layers import Dropout
+from kaggle_hw4.variants import Variant
+
+
+class Group:
+    """The weights of M models: `weights` (M, parameters) in one tensor, so that clipping, optimiser and
+    average are one operation each (on CPU 8 ms of a conformer's step with a tensor per parameter), and
+    `buffers`, name → (M, …). Model m is initialised from `seeds[m]` as it would be alone."""
+
+    def __init__(self, variant: Variant, n_speakers: int, seeds: list[int], device: torch.device) -> None:
+        models = []
+        for seed in seeds:
+            torch.manual_seed(seed)
+            models.append(SpeakerClassifier(variant, n_speakers))
+        self._new: Callable[[], SpeakerClassifier] = lambda: SpeakerClassifier(variant, n_speakers)
+        self._skeleton = models[0].to(device)  # its code runs on the tensors below, never on its own
+        for module in self._skeleton.modules():
+            if isinstance(module, Dropout):
+                module.stacked = len(seeds) > 1
+        self._layout = [(name, parameter.shape) for name, parameter in self._skeleton.named_parameters()]
+        rows = [torch.cat([parameter.detach().flatten() for parameter in model.parameters()]) for model in models]
+        self.weights = nn.Parameter(torch.stack([row.to(device) for row in rows]))
+        names = [name for name, _ in self._skeleton.named_buffers()]
+        self.buffers = {name: torch.stack([model.get_buffer(name).to(device) for model in models]) for name in names}
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __call__(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """Logits (M, batch, speakers) in training mode of log-mels (M, batch, time, 40), `lengths` (M, batch)."""
+        self._skeleton.train()
+        weights = self._named(self.weights)
+        if len(self) == 1:  # alone: the plain call, which vmap would slow down by a tenth
+            tensors = {name: tensor.squeeze(0) for name, tensor in (weights | self.buffers).items()}
+            arguments = (x[0], None if lengths is None else lengths[0])
+            logits: Tensor = functional_call(self._skeleton, tensors, arguments)
+            return logits[None]
+
+        def one(tensors: dict[str, Tensor], x: Tensor, lengths: Tensor | None) -> Tensor:
+            answer: Tensor = functional_call(self._skeleton, tensors, (x, lengths))
+            return answer
+
+        in_dims = (0, 0, None if lengths is None else 0)
+        stacked: Tensor = vmap(one, in_dims, randomness="different")(weights | self.buffers, x, lengths)
+        return stacked
+
+    def _named(self, weights: Tensor) -> dict[str, Tensor]:
+        """`weights` (M, parameters) as views by name, each (M, …)."""
+        parts = weights.split([shape.numel() for _, shape in self._layout], dim=1)
+        return {name: part.unflatten(1, shape) for (name, shape), part in zip(self._layout, parts, strict=True)}
+
+    def state_dict(self, m: int, weights: Tensor, buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Row `m` of tensors like `weights` and `buffers`, as the state of a SpeakerClassifier."""
+        named = self._named(weights.detach()[m : m + 1]) | {name: b[m : m + 1] for name, b in buffers.items()}
+        return {name: tensor[0].clone() for name, tensor in named.items()}
+
+    def model(self, m: int, weights: Tensor, buffers: dict[str, Tensor]) -> SpeakerClassifier:
+        """Model `m` by itself, with rows of tensors like `weights` and `buffers`."""
+        model = self._new().to(weights.device).requires_grad_(False)
+        model.load_state_dict(self.state_dict(m, weights, buffers))
+        return model
+
+    def layout(self) -> list[Any]:
+        """Names and shapes in the order in which they lie in `weights`."""
+        return [[name, list(shape)] for name, shape in self._layout]

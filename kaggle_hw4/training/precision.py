@@ -1,0 +1,39 @@
+"""What a training computes in, and the scaled loss that fp16 needs."""
+
+import torch
+from torch import Tensor
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """bf16 where the processor multiplies in it faster than in fp32, else fp16 on GPUs, fp32 on CPU.
+
+    GPUs before compute capability 8 only emulate bf16. A CPU without AMX has at most AVX-512's bf16
+    product, at half the speed of fp32 (83 against 160 GFLOP/s on a Xeon).
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+
+
+class LossScale:
+    """Dynamic loss scaling (Micikevicius et al. 2018), one scale per model and nothing read back.
+
+    A model whose gradient overflows takes a step with a gradient of zero and half the scale.
+    """
+
+    GROWTH = 2 ** (1 / 2000)  # per good step: doubled after 2,000
+
+    def __init__(self, models: int, device: torch.device) -> None:
+        self.value = torch.full((models,), 2.0**16, device=device)
+
+    def apply(self, losses: Tensor) -> Tensor:
+        """The losses (M,) to differentiate."""
+        return losses * self.value
+
+    def take_out(self, gradient: Tensor) -> None:
+        """Undo the scale in `gradient` (M, parameters), in place, and adapt it."""
+        gradient.div_(self.value[:, None])
+        good = gradient.isfinite().all(1)
+        gradient.nan_to_num_(0.0, 0.0, 0.0)
+        gradient.mul_(good[:, None])
+        self.value.mul_(torch.where(good, self.GROWTH, 0.5))
