@@ -176,3 +176,56 @@ def test_batch_norm_takes_the_statistics_of_real_frames() -> None:
     y = ours(x, mask)
     torch.testing.assert_close(y[mask], stock(x[mask]))
     torch.testing.assert_close(ours.running_var, stock.running_var)
+
+
+@pytest.mark.parametrize("backbone", ["transformer", "conformer"])
+def test_gradients_are_those_of_the_stock_layers(backbone: str) -> None:
+    """In training mode, on a batch of full rows: the same loss, gradients and batch statistics."""
+    torch.manual_seed(2)
+    stock: nn.Module
+    if backbone == "transformer":
+        stock = nn.ModuleList([nn.TransformerEncoderLayer(80, 4, 256, 0.0, batch_first=True) for _ in range(2)])
+        ours = nn.ModuleList([TransformerLayer(80, 4, 256, 0.0) for _ in range(2)])
+        ours.load_state_dict(stock.state_dict())
+    else:
+        stock = torchaudio.models.Conformer(80, 4, 256, 2, 31)
+        ours = nn.ModuleList([ConformerLayer(80, 4, 256, 31, 0.0) for _ in range(2)])
+        ours.load_state_dict(from_torchaudio(stock.state_dict()))
+    x, target = torch.randn(8, 128, 80), torch.randn(8, 128, 80)
+    y = x
+    for layer in ours:
+        y = layer(y, None)
+    z = x
+    if backbone == "transformer":
+        for layer in stock:
+            z = layer(z)
+    else:
+        z, _ = stock(x, torch.full((8,), 128))
+    torch.testing.assert_close(y, z, atol=1e-5, rtol=1e-5)
+    for out in (y, z):
+        (out - target).square().mean().backward()
+    expected = {name: p.grad for name, p in stock.named_parameters() if p.grad is not None}
+    expected = expected if backbone == "transformer" else from_torchaudio(expected)
+    for name, parameter in ours.named_parameters():
+        assert parameter.grad is not None
+        # Rounding of sums over 1,024 frames; a bias before a batch normalisation has none but rounding.
+        torch.testing.assert_close(parameter.grad, expected[name], atol=2e-6, rtol=1e-3)
+
+
+def test_long_utterances_ask_their_queries_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("conformer-full").eval()
+    x = batch(0.0)
+    with torch.no_grad():
+        expected = model(x, LENGTHS)
+    pairs = []
+    attention = nn.functional.scaled_dot_product_attention
+
+    def watched(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: torch.Tensor) -> torch.Tensor:
+        pairs.append(q.shape[0] * q.shape[2] * k.shape[2])
+        return attention(q, k, v, **options)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr("kaggle_hw4.models.layers.ATTENTION_PAIRS", 10_000)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x, LENGTHS), expected, atol=1e-5, rtol=1e-5)
+    assert max(pairs) <= 10_000
