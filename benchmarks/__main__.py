@@ -1,6 +1,7 @@
 """Ours against the course's sample code, and against the floor: both take turns on the same data.
 
     python -m benchmarks [--quick] [--output FILE] [--docs]
+    python -m benchmarks --device cuda [--output FILE]     (training steps on a GPU: benchmarks/gpu.py)
 
 Writes benchmarks/results/<machine>.json; a full run also the table of docs/speed.md.
 """
@@ -10,17 +11,19 @@ import re
 import tempfile
 from contextlib import ExitStack
 from datetime import date
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
+from benchmarks import gpu
 from benchmarks.competition import FULL, QUICK, Sizes, write_competition
 from benchmarks.report import Turn, measures, report, table, turns
 from benchmarks.timing import Side
+from kaggle_hw4.errors import UsageError
 from kaggle_hw4.jobs.local import WORKER_ENVIRONMENT, default_workers
+from kaggle_hw4.jobs.plan import choose_device
 from kaggle_hw4.terminal import say
 from kaggle_hw4.training.session import hardware
 from kaggle_hw4.workspace import write_json, write_text
@@ -38,16 +41,22 @@ _ENVIRONMENTS = {
 }
 
 
-class Device(StrEnum):
-    cpu = "cpu"
-
-
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="In about a minute: fewer files and rounds.")] = False,
     output: Annotated[Path | None, typer.Option(help="Write the figures to this file instead.")] = None,
     docs: Annotated[bool, typer.Option("--docs", help="Write the table of docs/speed.md in any case.")] = False,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.cpu,
+    device: Annotated[str, typer.Option(help="cpu, or a GPU: training steps there.")] = "cpu",
 ) -> None:
+    if device != "cpu":
+        try:
+            target = choose_device(device)
+        except UsageError as error:
+            say(f"error: {error}")
+            raise typer.Exit(error.exit_code) from None
+        found = machine(target) | gpu.measure(target)
+        write_json(output or _HERE / "results" / f"{found['machine']}.json", found)
+        print(gpu.lines(found))
+        return
     found = measure(QUICK if quick else FULL, device, quick=quick)
     name = f"{found['machine']}{'-quick' if quick else ''}.json"
     write_json(output or _HERE / "results" / name, found)
@@ -63,20 +72,22 @@ def write_between_markers(path: Path, text: str) -> None:
 
 def measure(sizes: Sizes, device: str, *, quick: bool) -> dict[str, Any]:
     """The report of a run and of what it ran on."""
-    cores, processor = default_workers(device), hardware(torch.device(device)).rsplit(", ", 1)[0]
+    described = machine(torch.device(device)) | {"threads": 1, "repeats": sizes.rounds}
+    return described | run(sizes, device, quick=quick)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What a figure was measured on; `machine` names the file."""
+    cores, processor = default_workers("cpu"), hardware(device).rsplit(", ", 1)[0]
     words = re.findall(r"[a-z0-9]+", re.sub(r"\(\w+\)", "", processor.lower()))  # without (R) and (TM)
-    load = os.getloadavg()[0]
     return {
         "machine": "-".join([*words, str(cores), "cores"]),
         "processor": processor,
         "cores": cores,
         "torch": torch.__version__,
-        "threads": 1,
         "device": str(device),
         "date": date.today().isoformat(),
-        "repeats": sizes.rounds,
-        "load_average": load,
-        **run(sizes, device, quick=quick),
+        "load_average": os.getloadavg()[0],
     }
 
 

@@ -12,6 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import gpu
 from benchmarks.__main__ import measure, write_between_markers
 from benchmarks.competition import Sizes, draw_lengths
 from benchmarks.floors import forward_flops
@@ -94,3 +95,17 @@ def test_the_table_goes_between_the_markers_of_docs(tmp_path: Path) -> None:
     assert "an old table" not in written
     assert written.split("<!--")[0] == original.split("<!--")[0]
     assert written.split("-->")[-1] == original.split("-->")[-1]
+
+
+def test_the_gpu_benchmark_runs_and_finds_together_equal_to_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CPU, where nothing is captured: the same code on as little as can be."""
+    monkeypatch.setattr(gpu, "_ROUNDS", 1)
+    sizes = Sizes(speakers=3, train=2, test=3, rounds=1, batches=1, steps=1)
+    found = gpu.measure(torch.device("cpu"), sizes=sizes, counts=(1, 2), steps=1)
+    for figures in found["variants"].values():
+        assert set(figures["together"]) == {"1", "2"}
+        assert min(figures["stock_eager"], figures["ours_eager"], *figures["together"].values()) > 0
+        assert figures["gradient_difference"] < 1e-4
+        assert 0 < figures["share_of_floor"] < 1
+    assert found["projected"]["training_minutes"] > 0
+    assert "| conformer-full |" in gpu.lines(found)
