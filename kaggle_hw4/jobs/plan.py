@@ -74,7 +74,7 @@ def choose_device(name: str) -> torch.device:
             raise RuntimeError(f"{device.type} is not supported")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise UsageError(f"--device {name} cannot be used: {reason}", "Use --device cpu, or auto.") from error
     return device
 
