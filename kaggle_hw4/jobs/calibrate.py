@@ -44,7 +44,11 @@ def measure(variant: Variant, store: Store, device: torch.device, wanted: int) -
     except torch.OutOfMemoryError as error:
         reason = (str(error).splitlines() or ["no memory left"])[0]
         raise DataError(f"{device} has too little memory: {reason}", "Use another GPU, or --device cpu.") from None
-    return Cost(seconds, together, trainer.group.weights.shape[1])
+    cost = Cost(seconds, together, trainer.group.weights.shape[1])
+    if device.type == "cuda":  # the memory is the workers' from here on
+        del trainer, frames
+        torch.cuda.empty_cache()
+    return cost
 
 
 def _fitting(variant: Variant, frames: Frames) -> int:

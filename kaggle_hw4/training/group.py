@@ -66,9 +66,10 @@ class Group:
 
     def model(self, m: int, weights: Tensor, buffers: dict[str, Tensor]) -> SpeakerClassifier:
         """Model `m` by itself, with rows of tensors like `weights` and `buffers`."""
-        model = self._new().to(weights.device).requires_grad_(False)
-        model.load_state_dict(self.state_dict(m, weights, buffers))
-        return model
+        with torch.device("meta"):  # not initialised: that would draw from the random state of the training
+            model = self._new()
+        model.load_state_dict(self.state_dict(m, weights, buffers), assign=True)
+        return model.requires_grad_(False)
 
     def layout(self) -> list[Any]:
         """Names and shapes in the order in which they lie in `weights`."""
