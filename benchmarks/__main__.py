@@ -25,7 +25,7 @@ from kaggle_hw4.errors import UsageError
 from kaggle_hw4.jobs.local import WORKER_ENVIRONMENT, default_workers
 from kaggle_hw4.jobs.plan import choose_device
 from kaggle_hw4.terminal import say
-from kaggle_hw4.training.session import hardware
+from kaggle_hw4.training.artefacts import hardware
 from kaggle_hw4.workspace import write_json, write_text
 
 _HERE = Path(__file__).resolve().parent

@@ -186,7 +186,7 @@ def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") ->
     from kaggle_hw4.jobs.plan import choose_device
     from kaggle_hw4.runs import Run, job_of
     from kaggle_hw4.terminal import progress_bar
-    from kaggle_hw4.training.session import predict_again
+    from kaggle_hw4.training.artefacts import predict_again
 
     workspace: Workspace = ctx.obj
     store, split = _open(workspace)

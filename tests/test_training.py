@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,11 @@ from kaggle_hw4.folds import make_folds
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.runs import Job, Run, claim, identity, job_of, run_of, with_steps
 from kaggle_hw4.training import trainer
+from kaggle_hw4.training.artefacts import predict_again
 from kaggle_hw4.training.precision import LossScale
 from kaggle_hw4.training.schedules import ema_decay, learning_rate
-from kaggle_hw4.training.session import Stopped, do_jobs, predict_again
+from kaggle_hw4.training.session import do_jobs
+from kaggle_hw4.training.stopping import Stopped
 from kaggle_hw4.variants import Variant, variant
 from kaggle_hw4.workspace import Workspace
 
@@ -101,7 +104,7 @@ def test_a_kill_between_weights_and_logits_is_mended(session: Session, monkeypat
         raise RuntimeError("killed")
 
     with monkeypatch.context() as patched:
-        patched.setattr("kaggle_hw4.training.session._save_array", killed)
+        patched.setattr("kaggle_hw4.training.artefacts._save_array", killed)
         with pytest.raises(RuntimeError, match="killed"):
             session.do(job)
     run = session.do(job)
@@ -359,3 +362,17 @@ def test_the_average_follows_the_weights(session: Session) -> None:
     for name, value in model.averaged(0).state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, expected[name])
+
+
+def test_a_training_that_is_late_ends_in_time_with_all_its_artefacts(session: Session) -> None:
+    job = Job("sample", small("sample", steps=100_000), seed=0, fold=0)
+    failures = do_jobs(
+        session.workspace, [job], session.store, session.folds, CPU, until=time.monotonic() + 0.5
+    )  # fmt: skip
+    run = run_of(session.workspace, job)
+    assert not failures
+    assert run.finished
+    result = json.loads(run.result.read_text())
+    assert 0 < result["steps"] < 100_000
+    assert run.log_lines()[-1]["step"] == result["steps"]
+    assert np.load(run.oof).shape == (result["utterances"], 4)

@@ -70,9 +70,12 @@ class TrainingDisplay:
         if planned.job in self._tasks:
             self._bar.remove_task(self._tasks.pop(planned.job))
         result = read_json(run_of(self._workspace, planned.job).result, "")
+        cut = (
+            f"; ended at step {result['steps']} for lack of time" if result["steps"] < planned.job.variant.steps else ""
+        )
         say(
             f"{planned.job}: accuracy {result['accuracy']:.4f} on {result['utterances']} whole utterances "
-            f"({result['crop_accuracy']:.4f} on crops), {duration(result['train_seconds'])}"
+            f"({result['crop_accuracy']:.4f} on crops), {duration(result['train_seconds'])}{cut}"
         )
 
 

@@ -7,6 +7,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -43,6 +44,8 @@ def default_workers(device_type: str) -> int:
 def run_plan(workspace: Workspace, plan: Plan, device: str, deadline: float | None = None) -> None:
     """Do the open jobs of `plan`; a job that fails does not stop the others.
 
+    With a `deadline` trainings that are late end early, so that all have their part of the time.
+
     Raises:
         PendingError: `deadline`, on the clock `time.monotonic`, came before the end; checkpoints are written.
         HW4Error: the first failure of a job, after the others are done; DataError: a worker died.
@@ -60,8 +63,12 @@ def run_plan(workspace: Workspace, plan: Plan, device: str, deadline: float | No
         with TrainingDisplay(workspace, plan) as display:
             # Workers are started by `submit` and inherit this: Ctrl-C is the parent's to handle.
             interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            for group in plan.groups:
-                futures[pool.submit(_work, workspace.root, [planned.job for planned in group], device)] = group
+            for number, group in enumerate(plan.groups):
+                slot = None
+                if deadline is not None:
+                    rounds = -(-(len(plan.groups) - number) // plan.workers)
+                    slot = _Slot(deadline, rounds, sum(planned.closing for planned in group))
+                futures[pool.submit(_work, workspace.root, [planned.job for planned in group], device, slot)] = group
             signal.signal(signal.SIGINT, interrupted)
             waiting = set(futures)
             while waiting:
@@ -130,13 +137,30 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(root: Path, jobs: list[Job], device: str) -> dict[Job, HW4Error]:
+@dataclass(frozen=True)
+class _Slot:
+    """A group's part of the time that is left when it begins: its worker does `rounds` more, this one included.
+
+    On a machine slower than it was in calibration trainings end early rather than never.
+    """
+
+    deadline: float
+    rounds: int
+    closing: float
+
+    def ends(self) -> float:
+        now = time.monotonic()
+        return now + (self.deadline - now) / self.rounds - 1.5 * self.closing
+
+
+def _work(root: Path, jobs: list[Job], device: str, slot: _Slot | None = None) -> dict[Job, HW4Error]:
     """Do jobs of one variant together, in two halves one after the other where the memory does not suffice."""
     import torch
 
     from kaggle_hw4.data.store import open_store
     from kaggle_hw4.folds import load_folds
-    from kaggle_hw4.training.session import Stopped, do_jobs
+    from kaggle_hw4.training.session import do_jobs
+    from kaggle_hw4.training.stopping import Stopped
 
     if device == "cpu":
         torch.set_num_threads(1)
@@ -146,11 +170,12 @@ def _work(root: Path, jobs: list[Job], device: str) -> dict[Job, HW4Error]:
 
     failures: dict[Job, HW4Error] = {}
     waiting = [jobs]
+    until = slot.ends() if slot else None
     with _at_work, suppress(Stopped):
         while waiting and not _stop.is_set():
             group = waiting.pop()
             try:
-                failures |= do_jobs(workspace, group, store, folds, torch.device(device), _stop.is_set)
+                failures |= do_jobs(workspace, group, store, folds, torch.device(device), _stop.is_set, until)
                 continue
             except (torch.OutOfMemoryError, MemoryError) as error:
                 reason = (str(error).splitlines() or ["no memory left"])[0]

@@ -18,12 +18,16 @@ from kaggle_hw4.workspace import Workspace
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job, the step it stands at, and the seconds it should still take on one worker."""
+    """A job, the step it stands at, and the seconds it should still take on one worker.
+
+    `closing` of these come after the last step: the predictions.
+    """
 
     job: Job
     done_steps: int
     seconds: float
     finished: bool
+    closing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,12 +135,14 @@ def make_plan(
     if member_by_member:
         jobs.sort(key=lambda job: (seeds.index(job.seed), list(chosen).index(job.name)))
     states = [_state(workspace, job, store, folds) for job in jobs]
-    planned = [
-        PlannedJob(
-            job, step, 0.0 if finished else job_seconds(job, step, costs(job.name, job.variant), store, folds), finished
-        )
-        for job, (step, finished) in zip(jobs, states, strict=True)
-    ]
+    planned = []
+    for job, (step, finished) in zip(jobs, states, strict=True):
+        if finished:
+            planned.append(PlannedJob(job, step, 0.0, True))
+            continue
+        cost = costs(job.name, job.variant)
+        closing = job_seconds(job, job.variant.steps, cost, store, folds)
+        planned.append(PlannedJob(job, step, job_seconds(job, step, cost, store, folds), False, closing))
     todo = [p.job for p in planned if not p.finished]
     rows = sum(len(folds.validation_rows(job.fold)) + len(store.test_rows) for job in todo)
     sizes = {job.name: costs(job.name, job.variant) for job in todo}

@@ -12,7 +12,8 @@ def precision(device: torch.device) -> torch.dtype:
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)  # not in every version of PyTorch
+    return torch.bfloat16 if amx() else torch.float32
 
 
 class LossScale:

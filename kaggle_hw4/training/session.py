@@ -1,31 +1,23 @@
 """Do jobs: train them or go on with them, then write their weights, logits and results."""
 
 import json
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from filelock import FileLock, Timeout
-from safetensors.torch import load, save
-from torch import nn
+from safetensors.torch import save
 
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.folds import Folds
-from kaggle_hw4.inference import accuracy, log_loss, predict, predict_crops
-from kaggle_hw4.models.classifier import SpeakerClassifier
-from kaggle_hw4.runs import Job, Run, check_identity, claim, identity, run_of
+from kaggle_hw4.inference import accuracy, predict
+from kaggle_hw4.runs import Job, Run, claim, identity, run_of
+from kaggle_hw4.training.artefacts import hardware, write_logits
+from kaggle_hw4.training.stopping import Stopped, locked, stopping
 from kaggle_hw4.training.trainer import Diverged, State, Trainer, load_checkpoint, save_checkpoint
-from kaggle_hw4.workspace import Workspace, atomic_path, file_hash, read_json, storage_errors, write_json
-
-
-class Stopped(Exception):
-    """The jobs were asked to stop; their checkpoints are written."""
+from kaggle_hw4.workspace import Workspace, atomic_path, file_hash
 
 
 def do_jobs(
@@ -35,11 +27,13 @@ def do_jobs(
     folds: Folds,
     device: torch.device,
     should_stop: Callable[[], bool] = lambda: False,
+    until: float | None = None,
 ) -> dict[Job, HW4Error]:
     """Train `jobs`, all of one variant, together from their checkpoints to the end, and write their artefacts.
 
     Finished ones are left alone. Two processes never do the same job: the second waits, and finds
-    it done. Returns the jobs whose loss is no longer finite; the others go on without them.
+    it done. A training that has not come to its end at `until` (`time.monotonic`) ends there. Returns
+    the jobs whose loss is no longer finite; the others go on without them.
 
     Raises:
         Stopped: `should_stop()` became true.
@@ -49,13 +43,13 @@ def do_jobs(
     with ExitStack() as locks:
         # Always in the same order: two commands never wait for each other.
         for job in sorted(jobs, key=str):
-            locks.enter_context(_locked(run_of(workspace, job), should_stop))
+            locks.enter_context(locked(run_of(workspace, job), should_stop))
             claim(run_of(workspace, job), identity(job, store, folds))
         todo = [job for job in jobs if not run_of(workspace, job).finished]
         frames = Frames(store, device)
         for together, states in _by_step([(job, _saved(workspace, job, store, folds)) for job in todo]):
             training = _Training(workspace, together, states, store, folds, frames, should_stop)
-            failures |= training.run()
+            failures |= training.run(until)
     return failures
 
 
@@ -80,25 +74,6 @@ def _by_step(jobs: list[tuple[Job, State | None]]) -> list[tuple[list[Job], list
         members.append(job)
         states += [state] if state else []
     return list(groups.values())
-
-
-@contextmanager
-def _locked(run: Run, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Hold the run's lock. Raises Stopped when asked to stop while another process has it."""
-    with storage_errors(run.folder):
-        run.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run.folder / ".lock")
-        while True:
-            try:
-                lock.acquire(timeout=0.5)
-                break
-            except Timeout:
-                if should_stop():
-                    raise Stopped(str(run.folder)) from None
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 class _Training:
@@ -138,12 +113,12 @@ class _Training:
                 ) from error
         return trainer
 
-    def run(self) -> dict[Job, HW4Error]:
-        """Train to the end and write the artefacts; gives the jobs that diverged."""
+    def run(self, until: float | None) -> dict[Job, HW4Error]:
+        """Train to the end, or `until`, and write the artefacts; gives the jobs that diverged."""
         failures: dict[Job, HW4Error] = {}
         while self.jobs:
             try:
-                self._fit()
+                self._fit(until)
                 break
             except Diverged as error:
                 advice = "Another --seed may do better; a variant with a lower learning rate will."
@@ -157,8 +132,8 @@ class _Training:
             self._finish(m)
         return failures
 
-    def _fit(self) -> None:
-        """Train until the last step. Raises Stopped or Diverged."""
+    def _fit(self, until: float | None) -> None:
+        """Train to the end. Raises Stopped or Diverged."""
         trainer = self.trainer
         with ExitStack() as files:
             logs = [files.enter_context(_log_from(run, trainer.step)) for run in self.runs]
@@ -168,7 +143,7 @@ class _Training:
                     write({"step": trainer.step, "loss": round(loss, 5), "seconds": round(trainer.seconds, 2)})
 
             def validate() -> None:
-                tick = _stopping(self.should_stop)
+                tick = stopping(self.should_stop)
                 for m, job in enumerate(self.jobs):
                     held_out = self.folds.validation_rows(job.fold)
                     try:
@@ -178,7 +153,7 @@ class _Training:
                     share = accuracy(logits, self.store.labels[held_out])
                     logs[m]({"step": trainer.step, "accuracy": round(share, 5)})
 
-            if not trainer.fit(save=self._save, log=log, validate=validate, should_stop=self.should_stop):
+            if not trainer.fit(save=self._save, log=log, validate=validate, should_stop=self.should_stop, until=until):
                 raise Stopped(", ".join(map(str, self.jobs)))
 
     def _save(self) -> None:
@@ -194,7 +169,7 @@ class _Training:
             made_from = json.dumps(identity(job, self.store, self.folds))
             temporary.write_bytes(save(model.state_dict(), {"run": made_from}))
         training = {
-            "steps": job.variant.steps,
+            "steps": self.trainer.step,
             "train_seconds": round(self.trainer.seconds, 1),
             "together": len(self.jobs),
             "precision": str(self.trainer.dtype).removeprefix("torch."),
@@ -202,7 +177,7 @@ class _Training:
             "torch": torch.__version__,
             "weights": file_hash(run.weights),
         }
-        _write_logits(run, model, job, self.folds, self.frames, training, self.should_stop)
+        write_logits(run, model, job, self.folds, self.frames, training, stopping(self.should_stop))
         run.checkpoint.unlink(missing_ok=True)
 
 
@@ -219,91 +194,3 @@ def _log_from(run: Run, step: int) -> Iterator[Callable[[dict[str, Any]], None]]
         for line in kept:
             log(line)
         yield log
-
-
-def _stopping(should_stop: Callable[[], bool]) -> Callable[[], None]:
-    """A tick for `predict` that ends it by Stopped."""
-
-    def tick() -> None:
-        if should_stop():
-            raise Stopped
-
-    return tick
-
-
-def _write_logits(
-    run: Run,
-    model: nn.Module,
-    job: Job,
-    folds: Folds,
-    frames: Frames,
-    training: dict[str, Any],
-    should_stop: Callable[[], bool],
-) -> None:
-    """Write `oof.npy`, `test.npy` and then `result.json` (`training` is part of it): the run is finished."""
-    tick = _stopping(should_stop)
-    store, held_out = frames.store, folds.validation_rows(job.fold)
-    labels = store.labels[held_out]
-    oof = predict(model, frames, held_out, tick)
-    _save_array(run.oof, oof)
-    _save_array(run.test, predict(model, frames, store.test_rows, tick))
-    crops = predict_crops(model, frames, held_out, job.variant.crop)
-    result = {
-        "accuracy": accuracy(oof, labels),
-        "log_loss": log_loss(oof, labels),
-        "crop_accuracy": accuracy(crops, labels),
-        "utterances": len(labels),
-        **training,
-        "oof": file_hash(run.oof),
-        "test": file_hash(run.test),
-    }
-    write_json(run.result, result)
-
-
-def predict_again(workspace: Workspace, job: Job, store: Store, folds: Folds, device: torch.device) -> None:
-    """Write the logits of a finished job anew from its weights.
-
-    Raises:
-        DataError: the job is not finished, was made from something else, or its weights are damaged.
-    """
-    run = run_of(workspace, job)
-    again = f"Delete {run.folder} and train it again."
-    if not run.finished:
-        raise DataError(f"{job} is not trained to its end", f"Run `kaggle-hw4 train --variant {job.name}` first.")
-    check_identity(run, identity(job, store, folds))
-    result = read_json(run.result, again)
-    model = SpeakerClassifier(job.variant, len(store.speakers))
-    try:
-        if file_hash(run.weights) != result["weights"]:
-            raise DataError(f"{run.weights} is not the file that was written: its checksum differs", again)
-        model.load_state_dict(load(run.weights.read_bytes()))
-    except DataError:
-        raise
-    except Exception as error:  # safetensors has errors of its own, and so has a wrong shape
-        raise DataError(f"{run.weights} cannot be read: {error}", again) from error
-    kept = ("steps", "train_seconds", "together", "precision", "hardware", "torch", "weights")
-    training = {key: result[key] for key in kept if key in result}
-    with _locked(run, lambda: False):
-        _write_logits(run, model.to(device), job, folds, Frames(store, device), training, lambda: False)
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
-
-
-def hardware(device: torch.device) -> str:
-    """What the figures of a result were measured on."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} thread(s)"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    models = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return models[0] if models else platform.processor() or platform.machine()

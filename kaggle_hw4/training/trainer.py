@@ -208,11 +208,13 @@ class Trainer:
         log: Callable[[list[float]], None],
         validate: Callable[[], None],
         should_stop: Callable[[], bool],
+        until: float | None = None,
     ) -> bool:
-        """Train to the variant's last step, or until `should_stop`; True when the last step is done.
+        """Train to the variant's last step, or until `should_stop`; True when the training is over.
 
-        `save` is called every half minute and when stopping, `log` with each model's mean loss of the
-        last steps, `validate` after every fifth of the steps.
+        It is over before the last step when the clock `time.monotonic` passes `until`. `save` is called
+        every half minute and when stopping, `log` with each model's mean loss of the last steps,
+        `validate` after every fifth of the steps.
 
         Raises:
             Diverged: a loss is no longer finite.
@@ -226,14 +228,17 @@ class Trainer:
             self.train_step()
             now = time.monotonic()
             self.seconds, began = self.seconds + now - began, now
-            if self.step % log_every == 0 or self.step == steps:
+            over = self.step == steps or (until is not None and now > until)
+            if self.step % log_every == 0 or over:
                 losses = (self.losses / (self.step - logged)).tolist()
                 if bad := [m for m, loss in enumerate(losses) if not np.isfinite(loss)]:
                     raise Diverged(bad, losses, self.step, float(self._rates[0]))
                 log(losses)
                 logged = self.step
                 self.losses.zero_()
-            if self.step % max(1, steps // VALIDATIONS) == 0 and self.step < steps:
+            if over:
+                break
+            if self.step % max(1, steps // VALIDATIONS) == 0:
                 validate()
                 began = time.monotonic()
             if should_stop():

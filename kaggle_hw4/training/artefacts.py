@@ -1,0 +1,98 @@
+"""What a finished job leaves: logits and result, written at its end or again from its weights."""
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load
+from torch import nn
+
+from kaggle_hw4.data.crops import Frames
+from kaggle_hw4.data.store import Store
+from kaggle_hw4.errors import DataError
+from kaggle_hw4.folds import Folds
+from kaggle_hw4.inference import accuracy, log_loss, predict, predict_crops
+from kaggle_hw4.models.classifier import SpeakerClassifier
+from kaggle_hw4.runs import Job, Run, check_identity, identity, run_of
+from kaggle_hw4.training.stopping import locked
+from kaggle_hw4.workspace import Workspace, atomic_path, file_hash, read_json, write_json
+
+
+def write_logits(
+    run: Run,
+    model: nn.Module,
+    job: Job,
+    folds: Folds,
+    frames: Frames,
+    training: dict[str, Any],
+    tick: Callable[[], None],
+) -> None:
+    """Write `oof.npy`, `test.npy` and then `result.json` (`training` is part of it): the run is finished."""
+    store, held_out = frames.store, folds.validation_rows(job.fold)
+    labels = store.labels[held_out]
+    oof = predict(model, frames, held_out, tick)
+    _save_array(run.oof, oof)
+    _save_array(run.test, predict(model, frames, store.test_rows, tick))
+    crops = predict_crops(model, frames, held_out, job.variant.crop)
+    result = {
+        "accuracy": accuracy(oof, labels),
+        "log_loss": log_loss(oof, labels),
+        "crop_accuracy": accuracy(crops, labels),
+        "utterances": len(labels),
+        **training,
+        "oof": file_hash(run.oof),
+        "test": file_hash(run.test),
+    }
+    write_json(run.result, result)
+
+
+def predict_again(workspace: Workspace, job: Job, store: Store, folds: Folds, device: torch.device) -> None:
+    """Write the logits of a finished job anew from its weights.
+
+    Raises:
+        DataError: the job is not finished, was made from something else, or its weights are damaged.
+    """
+    run = run_of(workspace, job)
+    again = f"Delete {run.folder} and train it again."
+    if not run.finished:
+        raise DataError(f"{job} is not trained to its end", f"Run `kaggle-hw4 train --variant {job.name}` first.")
+    check_identity(run, identity(job, store, folds))
+    result = read_json(run.result, again)
+    model = SpeakerClassifier(job.variant, len(store.speakers))
+    try:
+        if file_hash(run.weights) != result["weights"]:
+            raise DataError(f"{run.weights} is not the file that was written: its checksum differs", again)
+        model.load_state_dict(load(run.weights.read_bytes()))
+    except DataError:
+        raise
+    except Exception as error:  # safetensors has errors of its own, and so has a wrong shape
+        raise DataError(f"{run.weights} cannot be read: {error}", again) from error
+    kept = ("steps", "train_seconds", "together", "precision", "hardware", "torch", "weights")
+    training = {key: result[key] for key in kept if key in result}
+    with locked(run, lambda: False):
+        write_logits(run, model.to(device), job, folds, Frames(store, device), training, lambda: None)
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array)
+
+
+def hardware(device: torch.device) -> str:
+    """What the figures of a result were measured on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} thread(s)"
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    models = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return models[0] if models else platform.processor() or platform.machine()

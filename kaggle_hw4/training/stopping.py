@@ -1,0 +1,42 @@
+"""One process at a time works in a run's folder, and ends its work when asked to."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from kaggle_hw4.runs import Run
+from kaggle_hw4.workspace import storage_errors
+
+
+class Stopped(Exception):
+    """The jobs were asked to stop; their checkpoints are written."""
+
+
+def stopping(should_stop: Callable[[], bool]) -> Callable[[], None]:
+    """A tick for `predict` that ends it by Stopped."""
+
+    def tick() -> None:
+        if should_stop():
+            raise Stopped
+
+    return tick
+
+
+@contextmanager
+def locked(run: Run, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Hold the run's lock. Raises Stopped when asked to stop while another process has it."""
+    with storage_errors(run.folder):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run.folder / ".lock")
+        while True:
+            try:
+                lock.acquire(timeout=0.5)
+                break
+            except Timeout:
+                if should_stop():
+                    raise Stopped(str(run.folder)) from None
+        try:
+            yield
+        finally:
+            lock.release()
