@@ -23,7 +23,7 @@ from kaggle_hw4.runs import Job, Run, claim, identity, job_of, run_of, with_step
 from kaggle_hw4.training import trainer
 from kaggle_hw4.training.artefacts import predict_again
 from kaggle_hw4.training.precision import LossScale
-from kaggle_hw4.training.schedules import ema_decay, learning_rate
+from kaggle_hw4.training.schedules import ema_decay, learning_rate, validation_steps
 from kaggle_hw4.training.session import do_jobs
 from kaggle_hw4.training.stopping import Stopped
 from kaggle_hw4.variants import Variant, variant
@@ -122,6 +122,7 @@ def test_checkpoints_come_with_the_clock(session: Session, monkeypatch: pytest.M
         save=lambda: saved.append(model.step),
         log=lambda losses: None,
         validate=lambda: None,
+        validate_after=[],
         should_stop=lambda: False,
     )
     assert saved[-1] == 12
@@ -226,14 +227,14 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(session: Sessio
 
 
 def test_a_log_cut_by_a_kill_is_continued(session: Session) -> None:
-    job = Job("sample", small("sample"), seed=0, fold=0)
+    job = Job("sample", replace(small("sample"), batch=60), seed=0, fold=0)
     with pytest.raises(Stopped):
         session.do(job, after(7))  # two of the looks are those of the validations at steps 2 and 4
     run = run_of(session.workspace, job)
     with open(run.log, "a") as file:
         file.write('{"step": 9, "accuracy": 0.5}\n{"step": 1')
     run = session.do(job)
-    assert [line["step"] for line in run.log_lines() if "accuracy" in line] == [2, 4, 6, 8, 10]
+    assert [line["step"] for line in run.log_lines() if "accuracy" in line] == [2, 4, 7, 9]
 
 
 def test_a_loss_that_is_not_finite_stops_the_job(session: Session) -> None:
@@ -341,6 +342,15 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
     assert rate[35_500] == pytest.approx(0.5e-3)
     assert 0 < rate[-1] < 1e-11
     assert rate[1000:] == sorted(rate[1000:], reverse=True)
+
+
+def test_validation_takes_a_tenth_of_a_training_at_most() -> None:
+    full, short = variant("conformer-full"), with_steps(variant("conformer-full"), 3000)
+    assert validation_steps(full, 7_400_000) == [14_000, 28_000, 42_000, 56_000]
+    assert validation_steps(short, 580_000) == [600, 1200, 1800, 2400]
+    assert validation_steps(short, 7_400_000) == []
+    assert validation_steps(short, 2_000_000) == [1500]
+    assert validation_steps(with_steps(full, 1), 1) == []
 
 
 def test_short_runs_warm_up_over_a_tenth() -> None:

@@ -11,7 +11,7 @@ from kaggle_hw4.errors import UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.calibrate import Cost, measure
 from kaggle_hw4.runs import Job, check_identity, identity, run_of
-from kaggle_hw4.training.trainer import VALIDATIONS
+from kaggle_hw4.training.schedules import validation_steps
 from kaggle_hw4.variants import Variant
 from kaggle_hw4.workspace import Workspace
 
@@ -169,6 +169,7 @@ def _state(workspace: Workspace, job: Job, store: Store, folds: Folds) -> tuple[
 def job_seconds(job: Job, done: int, cost: Cost, store: Store, folds: Folds) -> float:
     """One job's share of the steps and predictions still to come; a forward pass costs a third of a step."""
     held_out = int(store.lengths[folds.validation_rows(job.fold)].sum())
-    predicted = (VALIDATIONS + 1) * held_out + int(store.lengths[store.test_rows].sum())
+    looks = sum(step > done for step in validation_steps(job.variant, held_out))
+    predicted = (looks + 1) * held_out + int(store.lengths[store.test_rows].sum())
     frames_per_step = job.variant.batch * job.variant.crop
     return cost.step / cost.together * (job.variant.steps - done + predicted / frames_per_step / 3)

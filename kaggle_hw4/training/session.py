@@ -15,6 +15,7 @@ from kaggle_hw4.folds import Folds
 from kaggle_hw4.inference import accuracy, predict
 from kaggle_hw4.runs import Job, Run, claim, identity, run_of
 from kaggle_hw4.training.artefacts import hardware, write_logits
+from kaggle_hw4.training.schedules import validation_steps
 from kaggle_hw4.training.stopping import Stopped, locked, stopping
 from kaggle_hw4.training.trainer import Diverged, State, Trainer, load_checkpoint, save_checkpoint
 from kaggle_hw4.workspace import Workspace, atomic_path, file_hash
@@ -153,7 +154,15 @@ class _Training:
                     share = accuracy(logits, self.store.labels[held_out])
                     logs[m]({"step": trainer.step, "accuracy": round(share, 5)})
 
-            if not trainer.fit(save=self._save, log=log, validate=validate, should_stop=self.should_stop, until=until):
+            held_out = max(int(self.store.lengths[self.folds.validation_rows(job.fold)].sum()) for job in self.jobs)
+            if not trainer.fit(
+                save=self._save,
+                log=log,
+                validate=validate,
+                validate_after=validation_steps(trainer.variant, held_out),
+                should_stop=self.should_stop,
+                until=until,
+            ):
                 raise Stopped(", ".join(map(str, self.jobs)))
 
     def _save(self) -> None:

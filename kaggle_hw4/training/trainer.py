@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from kaggle_hw4.variants import Variant
 from kaggle_hw4.workspace import atomic_path
 
 CHECKPOINT_SECONDS = 30.0  # a crash costs at most this much training, and the write
-VALIDATIONS = 5  # over a training, the last after its end
 _PLANNED_STEPS = 256  # steps whose batches are drawn and sent to the device at once
 State = dict[str, Any]
 
@@ -207,6 +206,7 @@ class Trainer:
         save: Callable[[], None],
         log: Callable[[list[float]], None],
         validate: Callable[[], None],
+        validate_after: Collection[int],
         should_stop: Callable[[], bool],
         until: float | None = None,
     ) -> bool:
@@ -214,7 +214,7 @@ class Trainer:
 
         It is over before the last step when the clock `time.monotonic` passes `until`. `save` is called
         every half minute and when stopping, `log` with each model's mean loss of the last steps,
-        `validate` after every fifth of the steps.
+        `validate` after the steps `validate_after`.
 
         Raises:
             Diverged: a loss is no longer finite.
@@ -238,7 +238,7 @@ class Trainer:
                 self.losses.zero_()
             if over:
                 break
-            if self.step % max(1, steps // VALIDATIONS) == 0:
+            if self.step in validate_after:
                 validate()
                 began = time.monotonic()
             if should_stop():
