@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -155,3 +156,9 @@ def test_out_of_memory_halves_the_group(data: tuple[Store, Folds], monkeypatch: 
     with pytest.raises(DataError, match="out of memory"):
         local._work(root, jobs, "cpu")
     assert tried == [[0, 1, 2], [0], [1, 2], [1], [2]]
+
+
+def test_a_late_group_leaves_their_time_to_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [local._rounds_left(number, 5, 2) for number in range(5)] == [3, 3, 2, 2, 1]
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    assert local._Slot(deadline=400, rounds=3, closing=10).ends() == 100 + 300 / 3 - 15

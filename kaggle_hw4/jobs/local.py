@@ -66,7 +66,7 @@ def run_plan(workspace: Workspace, plan: Plan, device: str, deadline: float | No
             for number, group in enumerate(plan.groups):
                 slot = None
                 if deadline is not None:
-                    rounds = -(-(len(plan.groups) - number) // plan.workers)
+                    rounds = _rounds_left(number, len(plan.groups), plan.workers)
                     slot = _Slot(deadline, rounds, sum(planned.closing for planned in group))
                 futures[pool.submit(_work, workspace.root, [planned.job for planned in group], device, slot)] = group
             signal.signal(signal.SIGINT, interrupted)
@@ -151,6 +151,11 @@ class _Slot:
     def ends(self) -> float:
         now = time.monotonic()
         return now + (self.deadline - now) / self.rounds - 1.5 * self.closing
+
+
+def _rounds_left(number: int, groups: int, workers: int) -> int:
+    """How many groups the worker of group `number` does from there on, this one included."""
+    return -(-groups // workers) - number // workers
 
 
 def _work(root: Path, jobs: list[Job], device: str, slot: _Slot | None = None) -> dict[Job, HW4Error]:
