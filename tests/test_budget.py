@@ -161,4 +161,4 @@ def test_out_of_memory_halves_the_group(data: tuple[Store, Folds], monkeypatch: 
 def test_a_late_group_leaves_their_time_to_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [local._rounds_left(number, 5, 2) for number in range(5)] == [3, 3, 2, 2, 1]
     monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: 100.0))
-    assert local._Slot(deadline=400, rounds=3, closing=10).ends() == 100 + 300 / 3 - 15
+    assert local._Slot(deadline=415, rounds=3, closing=10).ends() == 100 + 300 / 3 - 20

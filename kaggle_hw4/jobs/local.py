@@ -30,6 +30,8 @@ WORKER_ENVIRONMENT = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 
+_RESERVE_SECONDS = 15.0  # before a deadline, when all should be written
+
 _stop: Event
 _at_work = threading.Lock()
 
@@ -150,7 +152,7 @@ class _Slot:
 
     def ends(self) -> float:
         now = time.monotonic()
-        return now + (self.deadline - now) / self.rounds - 1.5 * self.closing
+        return now + (self.deadline - _RESERVE_SECONDS - now) / self.rounds - 2 * self.closing
 
 
 def _rounds_left(number: int, groups: int, workers: int) -> int:
