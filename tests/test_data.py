@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import tiny
 import torch
 
 from kaggle_hw4.data.crops import CropSampler, Frames, length_buckets
+from kaggle_hw4.data.pack import pack
 from kaggle_hw4.data.store import open_store
 from kaggle_hw4.errors import DataError, UsageError
 
@@ -32,6 +34,51 @@ def parts(path: Path) -> Path:
     return Path(f"{path}.partaa")
 
 
+def zipped(path: Path, method: int, *, front: bytes = b"", extra: bytes = b"") -> Path:
+    """A zip of that method, behind other bytes, with an extra field before every content."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, blob in (CONTENT | EXTRAS).items():
+            info = zipfile.ZipInfo(f"Dataset/{name}")
+            info.compress_type, info.extra = method, extra
+            archive.writestr(info, blob)
+    path.write_bytes(front + path.read_bytes())
+    return path
+
+
+def tarred(path: Path, format: int, *, folder: str = "Dataset", mtime: float = 0, odd: bool = False) -> Path:
+    """A tar of that format; an odd one has a link and a long name in the midst of the utterances."""
+    with tarfile.open(path, "w", format=format) as archive:
+        folders = tarfile.TarInfo(folder)
+        folders.type = tarfile.DIRTYPE
+        archive.addfile(folders)
+        for i, (name, blob) in enumerate(reversed((CONTENT | EXTRAS).items())):
+            info = tarfile.TarInfo(f"{folder}/{name}")
+            info.size, info.mtime = len(blob), mtime  # type: ignore[assignment]
+            archive.addfile(info, io.BytesIO(blob))
+            if odd and i == 9:
+                link = tarfile.TarInfo(f"{folder}/link")
+                link.type, link.linkname = tarfile.SYMTYPE, name
+                archive.addfile(link)
+                archive.addfile(tarfile.TarInfo(f"{folder}/{'long' * 40}"))
+    return path
+
+
+def cut(path: Path) -> Path:
+    """A plain tar in parts that end anywhere."""
+    blob = tarred(path, tarfile.GNU_FORMAT).read_bytes()
+    path.unlink()
+    for i in range(5):
+        Path(f"{path}.parta{'abcde'[i]}").write_bytes(blob[i * 20_001 : (i + 1) * 20_001 if i < 4 else None])
+    return Path(f"{path}.partaa")
+
+
+def without_end(path: Path) -> Path:
+    """A tar that just stops: what pads its end is missing."""
+    blob = tarred(path, tarfile.GNU_FORMAT).read_bytes().rstrip(b"\0")
+    path.write_bytes(blob + bytes(-len(blob) % 512))
+    return path
+
+
 SOURCES: dict[str, Callable[[Path], Path]] = {
     "folder": lambda p: tiny.as_folder(p / "Dataset", CONTENT | EXTRAS),
     "folder above": lambda p: tiny.as_folder(p / "Dataset", CONTENT | EXTRAS).parent,
@@ -40,6 +87,19 @@ SOURCES: dict[str, Callable[[Path], Path]] = {
     "tar": lambda p: tiny.as_tar(p / "a.tar", CONTENT | EXTRAS),
     "tar.gz": lambda p: tiny.as_tar(p / "a.tar.gz", CONTENT | EXTRAS),
     "parts": lambda p: parts(p / "a.tar.gz"),
+    "stored zip": lambda p: zipped(p / "a.zip", zipfile.ZIP_STORED),
+    "stored zip behind other bytes": lambda p: zipped(p / "a.zip", zipfile.ZIP_STORED, front=b"PK" + bytes(99)),
+    "stored zip with extra fields": lambda p: zipped(p / "a.zip", zipfile.ZIP_STORED, extra=b"XX\3\0abc"),
+    "bzip2 zip": lambda p: zipped(p / "a.zip", zipfile.ZIP_BZIP2),
+    "old tar": lambda p: tarred(p / "a.tar", tarfile.USTAR_FORMAT),
+    "GNU tar": lambda p: tarred(p / "a.tar", tarfile.GNU_FORMAT),
+    "GNU tar of long paths": lambda p: tarred(p / "a.tar", tarfile.GNU_FORMAT, folder="Dataset" * 20),
+    "old tar of long paths": lambda p: tarred(p / "a.tar", tarfile.USTAR_FORMAT, folder="Dataset/" * 9 + "D"),
+    "pax tar": lambda p: tarred(p / "a.tar", tarfile.PAX_FORMAT, mtime=1.5),
+    "pax tar of long paths": lambda p: tarred(p / "a.tar", tarfile.PAX_FORMAT, folder="Dataset" * 20),
+    "tar with odd members": lambda p: tarred(p / "a.tar", tarfile.PAX_FORMAT, odd=True),
+    "tar without end": lambda p: without_end(p / "a.tar"),
+    "parts of a plain tar": lambda p: cut(p / "a.tar"),
 }
 
 
@@ -59,6 +119,48 @@ def test_every_kind_of_source_gives_the_same_store(tmp_path: Path, kind: str) ->
         start, length = store.offsets[row], store.lengths[row]
         np.testing.assert_array_equal(store.frames[start : start + length], original)
         assert (store.speakers[store.labels[row]] if store.labels[row] >= 0 else None) == labels.get(name)
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "zip", "stored zip", "pax tar"])
+def test_usual_sources_are_read_without_tarfile_and_torch_load(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SOURCES[kind](tmp_path)
+    for module, name in ((torch, "load"), (tarfile, "open"), (zipfile.ZipFile, "read")):
+        monkeypatch.setattr(module, name, None)
+    tiny.packed(source, tmp_path / "store")
+
+
+@pytest.mark.parametrize("frames", [1, 60, 150])
+def test_frames_are_the_same_whatever_is_written_at_once(
+    tmp_path: Path, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = tiny.packed(tiny.as_zip(tmp_path / "a.zip", CONTENT), tmp_path / "whole").frames
+    monkeypatch.setattr("kaggle_hw4.data.pack._BLOCK_FRAMES", frames)
+    np.testing.assert_array_equal(tiny.packed(tmp_path / "a.zip", tmp_path / "pieces").frames, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf, 65520.0, -65520.0, 65519.0, -65519.0])
+def test_one_value_that_is_not_finite_is_found_in_its_utterance(tmp_path: Path, value: float, dtype: str) -> None:
+    broken = FEATURES[3]
+    features = torch.load(io.BytesIO(CONTENT[broken]))
+    features[-1, -1] = value
+    source = tiny.as_folder(tmp_path / "source", CONTENT | {broken: tiny.tensor(features)})
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.array(value, dtype))
+    if finite:
+        tiny.packed(source, tmp_path / "store", dtype)
+    else:
+        with pytest.raises(DataError, match=f"{broken} holds values that are not finite"):
+            tiny.packed(source, tmp_path / "store", dtype)
+
+
+def test_progress_counts_every_utterance_in_the_end(tmp_path: Path) -> None:
+    calls: list[tuple[int, int | None]] = []
+    source = tiny.as_folder(tmp_path / "source", tiny.files(speakers=20))
+    pack(source, tmp_path / "store", competition="x", dtype="float16", progress=lambda *call: calls.append(call))
+    assert calls == [(50, 160), (100, 160), (150, 160), (160, 160)]
 
 
 def test_frames_are_stored_as_float16_unless_asked_otherwise(tmp_path: Path) -> None:
@@ -175,12 +277,55 @@ def test_a_truncated_archive_is_refused(tmp_path: Path, kind: Any) -> None:
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_flipped_bit_in_a_zip_is_refused(tmp_path: Path) -> None:
-    path = tiny.as_zip(tmp_path / "a.zip", CONTENT)
+# The first and the last bits of what deflate writes do not matter: they only say that it ends.
+@pytest.mark.parametrize(
+    ("method", "place"),
+    [(zipfile.ZIP_STORED, place) for place in (0, 20, 200, 1500, 3000, -1)]
+    + [(zipfile.ZIP_DEFLATED, place) for place in (20, 200, 1500, 3000)],
+)
+def test_a_flipped_bit_in_a_zip_is_refused(tmp_path: Path, method: int, place: int) -> None:
+    path = zipped(tmp_path / "a.zip", method)
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"Dataset/{FIRST}")
     blob = bytearray(path.read_bytes())
-    blob[info.header_offset + 200] ^= 1
+    start = info.header_offset + 30 + len(info.filename)
+    blob[start + place % info.compress_size] ^= 1
+    path.write_bytes(blob)
+    with pytest.raises(DataError, match="damaged"):
+        tiny.packed(path, tmp_path / "store")
+
+
+@pytest.mark.parametrize("place", [0, 18, 26, 28, 30, 40])
+def test_a_flipped_bit_before_a_member_of_a_zip_is_refused_or_does_not_matter(tmp_path: Path, place: int) -> None:
+    path = zipped(tmp_path / "a.zip", zipfile.ZIP_STORED)
+    expected = tiny.packed(path, tmp_path / "expected").frames
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"Dataset/{FIRST}")
+    blob = bytearray(path.read_bytes())
+    blob[info.header_offset + place] ^= 1
+    path.write_bytes(blob)
+    if place == 18:  # a size that is also elsewhere
+        np.testing.assert_array_equal(tiny.packed(path, tmp_path / "store").frames, expected)
+    else:
+        with pytest.raises(DataError, match="damaged"):
+            tiny.packed(path, tmp_path / "store")
+
+
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "a.zip", zipfile.ZIP_STORED)
+    blob = path.read_bytes().replace(b"PK\1\2\x14\x03\x14\0\0\0", b"PK\1\2\x14\x03\x14\0\1\0")
+    path.write_bytes(blob)
+    with pytest.raises(DataError, match="encrypted"):
+        tiny.packed(path, tmp_path / "store")
+
+
+@pytest.mark.parametrize("place", [0, 124, 130, 148, 156])
+def test_a_changed_header_in_a_tar_is_refused(tmp_path: Path, place: int) -> None:
+    path = tarred(tmp_path / "a.tar", tarfile.GNU_FORMAT)
+    with tarfile.open(path) as archive:
+        start = archive.getmember(f"Dataset/{FIRST}").offset
+    blob = bytearray(path.read_bytes())
+    blob[start + place] ^= 1
     path.write_bytes(blob)
     with pytest.raises(DataError):
         tiny.packed(path, tmp_path / "store")

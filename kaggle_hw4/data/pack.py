@@ -1,7 +1,5 @@
 """Archive → packed store: stream the members, check every tensor, write one file and an index."""
 
-import hashlib
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -11,12 +9,14 @@ import torch
 
 from kaggle_hw4.competition import N_MELS, TABLE_NAMES
 from kaggle_hw4.data.archive import read_members
+from kaggle_hw4.data.features import AGAIN, Content, digest, read_features
 from kaggle_hw4.data.store import Store, open_store, write_index
 from kaggle_hw4.data.tables import Tables, read_tables
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import atomic_path
 
-_AGAIN = "The archive is damaged or was changed: get it from Kaggle again."
+_BLOCK_FRAMES = 8192  # checked and written together: utterance by utterance, that takes 27 µs each instead of 15
+_PROGRESS_EVERY = 50  # utterances: a progress bar takes 15 µs an update
 Progress = Callable[[int, int | None], None]
 
 
@@ -38,7 +38,6 @@ def pack(source: Path, folder: Path, *, competition: str, dtype: str, progress: 
             for name, content in read_members(source):
                 packer.add(name, content)
             tables = packer.finish()
-            total_frames = file.tell() // (N_MELS * np.dtype(dtype).itemsize)
         index = tables.utterances
         index["offset"] = [packer.offsets[name] for name in index["id"]]
         index["digest"] = [packer.digests[name] for name in index["id"]]
@@ -46,7 +45,7 @@ def pack(source: Path, folder: Path, *, competition: str, dtype: str, progress: 
             temporary,
             index[["id", "speaker", "offset", "length", "digest"]],
             speakers=tables.speakers,
-            total_frames=total_frames,
+            total_frames=packer.position,
             dtype=dtype,
             competition=competition,
             source=str(source.resolve()),
@@ -59,7 +58,8 @@ class _Packer:
 
     def __init__(self, file: BinaryIO, dtype: str, progress: Progress) -> None:
         self.file = file
-        self.dtype = getattr(torch, dtype)
+        self.block = torch.empty((_BLOCK_FRAMES, N_MELS), dtype=getattr(torch, dtype))
+        self.waiting = 0  # frames in the block
         self.progress = progress
         self.raw_tables: dict[str, bytes] = {}
         self.tables: Tables | None = None
@@ -67,24 +67,26 @@ class _Packer:
         self.offsets: dict[str, int] = {}
         self.lengths: dict[str, int] = {}
         self.digests: dict[str, str] = {}
-        self.position = 0
+        self.position = 0  # frames taken
 
-    def add(self, name: str, content: bytes) -> None:
+    def add(self, name: str, content: Content) -> None:
         if name in self.raw_tables:
-            raise DataError(f"{name} is in the archive twice", _AGAIN)
+            raise DataError(f"{name} is in the archive twice", AGAIN)
         if name in TABLE_NAMES:
-            self.raw_tables[name] = content
+            self.raw_tables[name] = bytes(content)
             if len(self.raw_tables) == len(TABLE_NAMES):
                 self._read_tables()
         elif self.tables is None or name in self.expected:
             self._add_features(name, content)
 
     def finish(self) -> Tables:
+        self._write()
         tables = self.tables or self._read_tables()  # says which table is missing
         if missing := [name for name in self.expected if name not in self.offsets]:
-            raise DataError(f"{len(missing)} listed utterances are missing, the first is {missing[0]}", _AGAIN)
+            raise DataError(f"{len(missing)} listed utterances are missing, the first is {missing[0]}", AGAIN)
         for name, length in self.expected.items():
             self._check_length(name, length)
+        self.progress(len(self.expected), len(self.expected))
         return tables
 
     def _read_tables(self) -> Tables:
@@ -93,41 +95,43 @@ class _Packer:
         self.expected = dict(zip(utterances["id"], utterances["length"].tolist(), strict=True))
         return self.tables
 
-    def _add_features(self, name: str, content: bytes) -> None:
+    def _add_features(self, name: str, content: Content) -> None:
         if name in self.offsets:
-            raise DataError(f"{name} is in the archive twice", _AGAIN)
+            raise DataError(f"{name} is in the archive twice", AGAIN)
         features = read_features(name, content)
-        frames = features.to(self.dtype)
-        if not torch.isfinite(frames).all():
-            raise DataError(f"{name} holds values that are not finite numbers", _AGAIN)
-        self.offsets[name], self.lengths[name] = self.position, len(frames)
-        self.digests[name] = hashlib.blake2b(features.numpy().tobytes(), digest_size=16).hexdigest()
+        self.offsets[name], self.lengths[name] = self.position, len(features)
+        self.digests[name] = digest(features)
         if name in self.expected:
             self._check_length(name, self.expected[name])
-        self.file.write(frames.numpy().tobytes())
-        self.position += len(frames)
-        self.progress(len(self.offsets), len(self.expected) or None)
+        if self.waiting + len(features) > len(self.block):
+            self._write()
+            if len(features) > len(self.block):
+                self.block = torch.empty((len(features), N_MELS), dtype=self.block.dtype)
+        # torch casts to float16 in 4 µs, numpy in 50.
+        self.block[self.waiting : self.waiting + len(features)] = torch.from_numpy(features)
+        self.waiting += len(features)
+        self.position += len(features)
+        if len(self.offsets) % _PROGRESS_EVERY == 0:
+            self.progress(len(self.offsets), len(self.expected) or None)
+
+    def _write(self) -> None:
+        """Write the frames in the block, if they are finite numbers."""
+        frames = self.block[: self.waiting].numpy()
+        if not _finite(frames):
+            bad = self.position - self.waiting + np.flatnonzero(~np.isfinite(frames).all(1))[0]
+            name = [name for name, offset in self.offsets.items() if offset <= bad][-1]
+            raise DataError(f"{name} holds values that are not finite numbers", AGAIN)
+        self.file.write(frames.data)
+        self.waiting = 0
 
     def _check_length(self, name: str, expected: int) -> None:
         if self.lengths[name] != expected:
-            raise DataError(f"{name} has {self.lengths[name]} frames, its table says {expected}", _AGAIN)
+            raise DataError(f"{name} has {self.lengths[name]} frames, its table says {expected}", AGAIN)
 
 
-def read_features(name: str, content: bytes) -> torch.Tensor:
-    """Read one `.pt` file: float32, (frames, 40), contiguous, on the CPU. Code in it is never run.
-
-    Raises:
-        DataError: not a tensor of that kind.
-    """
-    try:
-        features = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its many readers do: all mean the same here
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{name} is not a saved tensor: {reason}", _AGAIN) from error
-    if not isinstance(features, torch.Tensor):
-        raise DataError(f"{name} holds a {type(features).__name__}, not a tensor", _AGAIN)
-    dense = features.layout == torch.strided and features.device.type == "cpu"
-    if not dense or features.dtype != torch.float32 or features.ndim != 2 or features.shape[1] != N_MELS:
-        shape = tuple(features.shape)
-        raise DataError(f"{name} is {features.dtype} {shape}, not float32 (frames, {N_MELS})", _AGAIN)
-    return features.detach().contiguous()
+def _finite(frames: np.ndarray) -> bool:
+    """Whether all `frames` are finite numbers; of float16 by their bits, 8 times as fast as np.isfinite."""
+    if frames.dtype != np.float16:
+        return bool(np.isfinite(frames).all())
+    bits = frames.view(np.uint16)  # infinity is 7C00, beyond are the NaNs; below zero 8000 is added
+    return int(bits.max(initial=0)) < 0xFC00 and int(bits.view(np.int16).max(initial=0)) < 0x7C00

@@ -11,7 +11,7 @@ from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import content_hash, file_hash, read_json, write_json
 
-FORMAT = 1
+FORMAT = 2
 DTYPES = ("float16", "float32")
 _REPACK = "Delete this folder and run `kaggle-hw4 data` to pack it again."
 
