@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import torch
+import xxhash
 
 from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.errors import DataError
@@ -30,12 +31,12 @@ def read_features(name: str, content: Content) -> np.ndarray:
 
 
 def digest(features: np.ndarray) -> str:
-    """The same for float32 arrays (frames, 40) of the same bytes and, in practice, for no others.
+    """The same for float32 arrays (frames, 40) of the same bytes and for no others: XXH3, 128 bits.
 
-    Number of frames, and the sum of the bytes taken as 64-bit integers: 3 µs for a mean utterance, where SHA-256
-    takes 75 and CRC-32 24. It tells recordings apart; it is no protection against someone who forges one.
+    2 µs for a mean utterance, where BLAKE2b takes 132, SHA-256 72 and CRC-32 23. It tells recordings
+    apart; it is no protection against someone who forges one.
     """
-    return f"{len(features)}-{int(features.view('<u8').sum()):016x}"
+    return str(xxhash.xxh3_128_hexdigest(features.data))
 
 
 # A .pt file is a zip: members stored as they are, then their directory, then the end, which says where that is.
