@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 
+from benchmarks import scale
 from kaggle_hw4.data.crops import CropSampler, Frames, length_buckets
 from kaggle_hw4.data.pack import pack
 from kaggle_hw4.data.store import open_store
@@ -161,6 +162,15 @@ def test_progress_counts_every_utterance_in_the_end(tmp_path: Path) -> None:
     source = tiny.as_folder(tmp_path / "source", tiny.files(speakers=20))
     pack(source, tmp_path / "store", competition="x", dtype="float16", progress=lambda *call: calls.append(call))
     assert calls == [(50, 160), (100, 160), (150, 160), (160, 160)]
+
+
+def test_the_competition_of_the_scale_benchmark_is_packed(tmp_path: Path) -> None:
+    lengths = np.arange(91, 191)
+    np.save(tmp_path / "lengths.npy", lengths)
+    scale.generate(str(tmp_path / "lengths.npy"), str(tmp_path / "a.zip"))
+    store = tiny.packed(tmp_path / "a.zip", tmp_path / "store")
+    assert (len(store.train_rows), len(store.test_rows), len(store.speakers)) == (88, 12, 11)
+    assert sorted(store.lengths) == lengths.tolist()
 
 
 def test_frames_are_stored_as_float16_unless_asked_otherwise(tmp_path: Path) -> None:
