@@ -67,7 +67,7 @@ class Store:
 
 def data_hash(index: pd.DataFrame, speakers: list[str]) -> str:
     """Names the content of a store: which tensors, under which names, by which speakers."""
-    rows = [list(row) for row in index[["id", "speaker", "digest"]].itertuples(index=False)]
+    rows = list(zip(*(index[column].tolist() for column in ("id", "speaker", "digest")), strict=True))
     return content_hash([speakers, rows])
 
 
