@@ -1,6 +1,7 @@
 """Archive → packed store: stream the members, check every tensor, write one file and an index."""
 
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,8 +34,8 @@ def pack(source: Path, folder: Path, *, competition: str, dtype: str, progress: 
     """
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        with open(temporary / "frames.bin", "wb") as file:
-            packer = _Packer(file, dtype, progress)
+        with open(temporary / "frames.bin", "wb") as file, ThreadPoolExecutor(1) as writer:
+            packer = _Packer(file, writer, dtype, progress)
             for name, content in read_members(source):
                 packer.add(name, content)
             tables = packer.finish()
@@ -56,9 +57,12 @@ def pack(source: Path, folder: Path, *, competition: str, dtype: str, progress: 
 class _Packer:
     """Takes the members in any order: a tar may bring its tables last."""
 
-    def __init__(self, file: BinaryIO, dtype: str, progress: Progress) -> None:
+    def __init__(self, file: BinaryIO, writer: Executor, dtype: str, progress: Progress) -> None:
         self.file = file
-        self.block = torch.empty((_BLOCK_FRAMES, N_MELS), dtype=getattr(torch, dtype))
+        # Blocks are checked and written while the next one is filled: 18 of 73 µs per utterance.
+        self.writer = writer
+        self.written: Future[None] | None = None
+        self.block, self.other = torch.empty((2, _BLOCK_FRAMES, N_MELS), dtype=getattr(torch, dtype))
         self.waiting = 0  # frames in the block
         self.progress = progress
         self.raw_tables: dict[str, bytes] = {}
@@ -80,7 +84,8 @@ class _Packer:
             self._add_features(name, content)
 
     def finish(self) -> Tables:
-        self._write()
+        self._hand_over()
+        self._hand_over()  # an empty one: the last is written
         tables = self.tables or self._read_tables()  # says which table is missing
         if missing := [name for name in self.expected if name not in self.offsets]:
             raise DataError(f"{len(missing)} listed utterances are missing, the first is {missing[0]}", AGAIN)
@@ -104,7 +109,7 @@ class _Packer:
         if name in self.expected:
             self._check_length(name, self.expected[name])
         if self.waiting + len(features) > len(self.block):
-            self._write()
+            self._hand_over()
             if len(features) > len(self.block):
                 self.block = torch.empty((len(features), N_MELS), dtype=self.block.dtype)
         # torch casts to float16 in 4 µs, numpy in 50.
@@ -114,15 +119,21 @@ class _Packer:
         if len(self.offsets) % _PROGRESS_EVERY == 0:
             self.progress(len(self.offsets), len(self.expected) or None)
 
-    def _write(self) -> None:
-        """Write the frames in the block, if they are finite numbers."""
-        frames = self.block[: self.waiting].numpy()
+    def _hand_over(self) -> None:
+        """Have the block written, once the one before is, and go on with the other."""
+        if self.written:
+            self.written.result()
+        self.written = self.writer.submit(self._write, self.block[: self.waiting].numpy(), self.position - self.waiting)
+        self.block, self.other = self.other, self.block
+        self.waiting = 0
+
+    def _write(self, frames: np.ndarray, first: int) -> None:
+        """Write `frames`, which begin at frame `first` of the store, if they are finite numbers."""
         if not _finite(frames):
-            bad = self.position - self.waiting + np.flatnonzero(~np.isfinite(frames).all(1))[0]
-            name = [name for name, offset in self.offsets.items() if offset <= bad][-1]
+            bad = first + np.flatnonzero(~np.isfinite(frames).all(1))[0]
+            name = [name for name, offset in list(self.offsets.items()) if offset <= bad][-1]
             raise DataError(f"{name} holds values that are not finite numbers", AGAIN)
         self.file.write(frames.data)
-        self.waiting = 0
 
     def _check_length(self, name: str, expected: int) -> None:
         if self.lengths[name] != expected:
