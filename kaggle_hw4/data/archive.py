@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from kaggle_hw4.competition import TABLE_NAMES
+from kaggle_hw4.data.fast_zlib import zlib as fast_zlib
 from kaggle_hw4.errors import DataError, UsageError
 
 FEATURE_NAME = re.compile(r"uttr-[0-9a-f]{32}\.pt")
@@ -121,7 +122,7 @@ def _read_zip(source: Path) -> Iterator[Member]:
 
 
 def _zip_content(file: io.FileIO, member: zipfile.ZipInfo, buffer: _Buffer) -> memoryview | bytearray | None:
-    """The content of a member with the right CRC, 8 µs faster than zipfile reads it.
+    """The content of a member with the right CRC, 30 µs faster than zipfile reads it (300 if it is deflated).
 
     None for an unusual member and in any doubt: zipfile then reads it, or says what is wrong.
     """
@@ -139,8 +140,11 @@ def _zip_content(file: io.FileIO, member: zipfile.ZipInfo, buffer: _Buffer) -> m
     file.seek(extra_length, os.SEEK_CUR)
     content: memoryview | bytearray = buffer.fill(file, member.compress_size)
     if member.compress_type == zipfile.ZIP_DEFLATED:
-        content = bytearray(zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.file_size))
-    return content if len(content) == member.file_size and zlib.crc32(content) == member.CRC else None
+        try:
+            content = bytearray(fast_zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.file_size))
+        except fast_zlib.error:  # type: ignore[misc]  # its stub takes the class for an instance
+            return None
+    return content if len(content) == member.file_size and fast_zlib.crc32(content) == member.CRC else None
 
 
 class _Unusual(Exception):

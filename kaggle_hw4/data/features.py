@@ -11,6 +11,7 @@ import torch
 import xxhash
 
 from kaggle_hw4.competition import N_MELS
+from kaggle_hw4.data.fast_zlib import zlib as fast_zlib
 from kaggle_hw4.errors import DataError
 
 Content = memoryview | bytearray  # of a file; writable, as torch wants memory to be
@@ -20,13 +21,12 @@ AGAIN = "The archive is damaged or was changed: get it from Kaggle again."
 def read_features(name: str, content: Content) -> np.ndarray:
     """Read one `.pt` file: float32, (frames, 40), contiguous. Code in it is never run.
 
-    The array may lie in the memory of `content`. As in torch.load, the file's own checksum of its data is not
-    computed, which would take as long as half of all the rest (24 µs).
+    The array may lie in the memory of `content`.
 
     Raises:
-        DataError: not a tensor of that kind.
+        DataError: not a tensor of that kind, or damaged.
     """
-    features = _read_plain(content)
+    features = _read_plain(name, content)
     return _load(name, content) if features is None else features
 
 
@@ -66,31 +66,40 @@ _DIRECTORY = re.compile(
     + _optional(_entry(_FOLDER + rb"\.format_version"))
     + _optional(_entry(_FOLDER + rb"\.storage_alignment"))
     + _optional(_entry_of(b"little", _FOLDER + rb"byteorder"))
-    + _entry(_FOLDER + rb"data/0", sizes=rb"(?P<size>.{4})(?P=size)", place=rb"(?P<data>.{4})")
+    + _entry(_FOLDER + rb"data/0", crc=rb"(?P<crc>.{4})", sizes=rb"(?P<size>.{4})(?P=size)", place=rb"(?P<data>.{4})")
     + _entry_of(b"3\n", _FOLDER + rb"version")
     + _optional(_entry(_FOLDER + rb"\.data/serialization_id")),
     re.DOTALL,
 )
 
 
-def _read_plain(content: Content) -> np.ndarray | None:
+def _read_plain(name: str, content: Content) -> np.ndarray | None:
     """The array when `content` is a contiguous float32 tensor (frames, 40) exactly as torch.save writes it.
 
-    None when there is any doubt. 5 µs, where torch.load takes 200.
+    None when there is any doubt. 7 µs, where torch.load takes 200, and does not see a flipped bit.
+
+    Raises:
+        DataError: the checksum of the data is wrong.
     """
     try:
         end, length, place, comment = _END.unpack_from(content, len(content) - _END.size)
         directory = _DIRECTORY.fullmatch(content, place, place + length)
         if end != b"PK\5\6" or comment or not directory:
             return None
-        numbers = (int.from_bytes(field, "little") for field in directory.group("pickled", "pickle", "size", "data"))
-        pickled, pickle, size, data = numbers
+        numbers = (
+            int.from_bytes(field, "little") for field in directory.group("pickled", "pickle", "crc", "size", "data")
+        )
+        pickled, pickle, crc, size, data = numbers
         pickle, data = _start(content, pickle), _start(content, data)
         frames, rest = divmod(size, 4 * N_MELS)
         if rest or not frames or data % 8 or content[pickle : pickle + pickled] != _pickle(frames):
             return None
         if content[data + size : data + size + 4] != b"PK\7\x08":  # what follows a member
             return None
+        if crc != fast_zlib.crc32(content[data : data + size]):
+            if crc:
+                raise DataError(f"{name} is damaged: the checksum of its data differs", AGAIN)
+            return None  # torch.save was told to leave checksums out
         return np.frombuffer(content, "<f4", frames * N_MELS, data).reshape(-1, N_MELS)
     except (struct.error, ValueError):
         return None
