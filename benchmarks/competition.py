@@ -34,8 +34,8 @@ class Sizes:
         return self.speakers * self.train + self.test
 
 
-FULL = Sizes(speakers=600, train=2, test=120, rounds=11, batches=100, steps=10)
-QUICK = Sizes(speakers=600, train=1, test=24, rounds=4, batches=24, steps=3)
+FULL = Sizes(speakers=600, train=8, test=120, rounds=11, batches=100, steps=10)
+QUICK = Sizes(speakers=600, train=3, test=24, rounds=4, batches=24, steps=3)
 
 
 def write_competition(folder: Path, sizes: Sizes) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import pickle
 import tarfile
 import zipfile
@@ -157,11 +158,36 @@ def test_one_value_that_is_not_finite_is_found_in_its_utterance(tmp_path: Path, 
             tiny.packed(source, tmp_path / "store", dtype)
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip", "stored zip", "tar", "parts of a plain tar"])
+def test_any_number_of_processes_packs_the_same_store(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = SOURCES[kind](tmp_path)
+    alone = tiny.packed(source, tmp_path / "alone")
+    monkeypatch.setattr("kaggle_hw4.data.pack._TASK", 3)
+    monkeypatch.setattr("kaggle_hw4.data.pack.process_count", lambda most: 3)
+    together = tiny.packed(source, tmp_path / "together")
+    assert together.index.equals(alone.index)
+    assert (together.folder / "frames.bin").read_bytes() == (alone.folder / "frames.bin").read_bytes()
+    assert multiprocessing.active_children() == []
+
+
+def test_what_another_process_finds_damaged_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kaggle_hw4.data.pack._TASK", 1)
+    monkeypatch.setattr("kaggle_hw4.data.pack.process_count", lambda most: len(FEATURES))
+    broken = sorted(FEATURES)[4]  # each has a process of its own; the first is this one's
+    source = tiny.as_folder(tmp_path / "source", CONTENT | {broken: b"hello"})
+    with pytest.raises(DataError, match=f"{broken} is not a saved tensor"):
+        tiny.packed(source, tmp_path / "data" / "store")
+    assert list((tmp_path / "data").iterdir()) == []
+    assert multiprocessing.active_children() == []
+
+
 def test_progress_counts_every_utterance_in_the_end(tmp_path: Path) -> None:
     calls: list[tuple[int, int | None]] = []
     source = tiny.as_folder(tmp_path / "source", tiny.files(speakers=20))
     pack(source, tmp_path / "store", competition="x", dtype="float16", progress=lambda *call: calls.append(call))
-    assert calls == [(50, 160), (100, 160), (150, 160), (160, 160)]
+    assert calls == [(0, 160), (64, 160), (128, 160), (160, 160)]
 
 
 def test_the_competition_of_the_scale_benchmark_is_packed(tmp_path: Path) -> None:

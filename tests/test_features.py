@@ -158,3 +158,9 @@ def test_a_digest_is_of_the_bytes(data: st.DataObject) -> None:
 
 def test_digests_of_another_number_of_equal_frames_differ() -> None:
     assert digest(np.zeros((3, 40), np.float32)) != digest(np.zeros((4, 40), np.float32))
+
+
+def test_frames_that_are_only_declared_are_refused_without_making_them() -> None:
+    many = torch.zeros(1, 40).expand(10**9, 40)  # 160 GB, of which a row is stored
+    with pytest.raises(DataError, match="more than it holds"):
+        read_features("x", bytearray(saved(many)))

@@ -42,6 +42,7 @@ def digest(features: np.ndarray) -> str:
 # A .pt file is a zip: members stored as they are, then their directory, then the end, which says where that is.
 _END = struct.Struct("<4s8xIIH")  # signature, size and place of the directory, length of a comment
 _MEMBER = struct.Struct("<4s22xHH")  # signature, lengths of the name and the padding that lie before the content
+_NUMBERS = struct.Struct("<5I")
 _FOLDER = rb"(?P=folder)/"  # all members lie in one
 
 
@@ -76,7 +77,7 @@ _DIRECTORY = re.compile(
 def _read_plain(name: str, content: Content) -> np.ndarray | None:
     """The array when `content` is a contiguous float32 tensor (frames, 40) exactly as torch.save writes it.
 
-    None when there is any doubt. 7 µs, where torch.load takes 200, and does not see a flipped bit.
+    None when there is any doubt. 10 µs with the checksum, where torch.load takes 200 and does not see a flipped bit.
 
     Raises:
         DataError: the checksum of the data is wrong.
@@ -86,9 +87,7 @@ def _read_plain(name: str, content: Content) -> np.ndarray | None:
         directory = _DIRECTORY.fullmatch(content, place, place + length)
         if end != b"PK\5\6" or comment or not directory:
             return None
-        numbers = (
-            int.from_bytes(field, "little") for field in directory.group("pickled", "pickle", "crc", "size", "data")
-        )
+        numbers = _NUMBERS.unpack(b"".join(directory.group("pickled", "pickle", "crc", "size", "data")))
         pickled, pickle, crc, size, data = numbers
         pickle, data = _start(content, pickle), _start(content, data)
         frames, rest = divmod(size, 4 * N_MELS)
@@ -147,4 +146,6 @@ def _load(name: str, content: Content) -> np.ndarray:
     if not dense or features.dtype != torch.float32 or features.ndim != 2 or features.shape[1] != N_MELS:
         shape = tuple(features.shape)
         raise DataError(f"{name} is {features.dtype} {shape}, not float32 (frames, {N_MELS})", AGAIN)
+    if features.numel() * features.element_size() > len(content):  # a few values, repeated by strides
+        raise DataError(f"{name} declares {len(features)} frames, more than it holds", AGAIN)
     return features.detach().contiguous().numpy()

@@ -1,52 +1,65 @@
-"""Archive → packed store: stream the members, check every tensor, write one file and an index."""
+"""Archive → packed store: check every tensor, write all frames into one file and an index."""
 
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from kaggle_hw4.competition import N_MELS, TABLE_NAMES
-from kaggle_hw4.data.archive import read_members
+from kaggle_hw4.data.archive import Archive, Folder, Zip, check_source, starts_like_zip
 from kaggle_hw4.data.features import AGAIN, Content, digest, read_features
+from kaggle_hw4.data.processes import in_processes, process_count
 from kaggle_hw4.data.store import Store, open_store, write_index
 from kaggle_hw4.data.tables import Tables, read_tables
+from kaggle_hw4.data.tar import Tar, UnusualTarError, stream_tar
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import atomic_path
 
 _BLOCK_FRAMES = 8192  # checked and written together: utterance by utterance, that takes 27 µs each instead of 15
-_PROGRESS_EVERY = 50  # utterances: a progress bar takes 15 µs an update
+_TASK = 64  # utterances that a process packs before it reports
+_WORTH_A_PROCESS = 8  # such tasks: forking one takes 10 ms
 Progress = Callable[[int, int | None], None]
 
 
-def pack(source: Path, folder: Path, *, competition: str, dtype: str, progress: Progress) -> Store:
-    """Pack the competition at `source` (see `read_members`) into the new store `folder`.
+class Packed(NamedTuple):
+    """An utterance in the store."""
 
-    The store appears under its name only when complete; one member of the archive is in memory
-    at a time. `progress(done, total)` counts utterances; the total is None until the tables are read.
+    offset: int
+    length: int
+    digest: str
+
+
+def pack(source: Path, folder: Path, *, competition: str, dtype: str, progress: Progress) -> Store:
+    """Pack the competition at `source` into the new store `folder`.
+
+    `source` is a folder, a `.zip`, a `.tar`/`.tar.gz`, or the first of several parts of one
+    (`Dataset.tar.gz.partaa`, `….001`). The store appears under its name only when complete; one
+    member of the archive at a time is in the memory of each process. `progress(done, total)` counts
+    utterances; the total is None until the tables are read.
 
     Raises:
-        DataError: the refusals of `read_members`, `read_tables` and `read_features`, or an utterance
-            that is missing, there twice, or not of the length in its table.
-        UsageError: `source` is of no known kind.
+        DataError: the archive is damaged or has a member whose path leaves the folder; what
+            `read_tables` and `read_features` refuse; or an utterance that is missing, there twice, or
+            not of the length in its table.
+        UsageError: `source` does not exist.
     """
+    check_source(source)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        with open(temporary / "frames.bin", "wb") as file, ThreadPoolExecutor(1) as writer:
-            packer = _Packer(file, writer, dtype, progress)
-            for name, content in read_members(source):
-                packer.add(name, content)
-            tables = packer.finish()
+        tables, utterances = _pack(source, temporary / "frames.bin", dtype, progress)
         index = tables.utterances
-        index["offset"] = [packer.offsets[name] for name in index["id"]]
-        index["digest"] = [packer.digests[name] for name in index["id"]]
+        packed = [utterances[name] for name in index["id"]]
+        index["offset"] = [utterance.offset for utterance in packed]
+        index["digest"] = [utterance.digest for utterance in packed]
         write_index(
             temporary,
             index[["id", "speaker", "offset", "length", "digest"]],
             speakers=tables.speakers,
-            total_frames=packer.position,
+            total_frames=sum(utterance.length for utterance in utterances.values()),
             dtype=dtype,
             competition=competition,
             source=str(source.resolve()),
@@ -54,90 +67,159 @@ def pack(source: Path, folder: Path, *, competition: str, dtype: str, progress: 
     return open_store(folder)
 
 
+def _pack(source: Path, frames: Path, dtype: str, progress: Progress) -> tuple[Tables, dict[str, Packed]]:
+    try:
+        archive = _open(source)
+    except UnusualTarError:
+        return _pack_stream(stream_tar(source), frames, dtype, progress)
+    with closing(archive):
+        return _pack_archive(archive, frames, dtype, progress)
+
+
+def _open(source: Path) -> Archive:
+    if source.is_dir():
+        return Folder(source)
+    return Zip(source) if starts_like_zip(source) else Tar(source)
+
+
+def _pack_archive(archive: Archive, frames: Path, dtype: str, progress: Progress) -> tuple[Tables, dict[str, Packed]]:
+    """Pack files that can be read in any order: several processes, each in its part of `frames`."""
+    numbers: dict[str, int] = {}
+    for number, name in enumerate(archive.names):
+        _check_new(name, numbers)
+        numbers[name] = number
+    tables = read_tables({name: bytes(archive.read(numbers[name])) for name in TABLE_NAMES if name in numbers})
+    expected = _expected(tables)
+    _check_complete(expected, numbers)
+    progress(0, len(expected))
+    work = _Packer(archive, frames, dtype, expected)
+    utterances: dict[str, Packed] = {}
+    for done in in_processes(work, work.tasks, process_count(len(work.tasks) // _WORTH_A_PROCESS)):
+        utterances |= done
+        progress(len(utterances), len(expected))
+    return tables, utterances
+
+
 class _Packer:
-    """Takes the members in any order: a tar may bring its tables last."""
+    """Packs a part of an archive, whole or in a process of its own; `tasks` are all parts.
 
-    def __init__(self, file: BinaryIO, writer: Executor, dtype: str, progress: Progress) -> None:
+    The tables give all lengths, so that the place of every utterance is known before it is read.
+    """
+
+    def __init__(self, archive: Archive, frames: Path, dtype: str, expected: dict[str, int]) -> None:
+        self.archive, self.frames, self.dtype, self.expected = archive, frames, dtype, expected
+        members = [(number, name) for number, name in enumerate(archive.names) if name in expected]
+        starts = np.cumsum([0, *(expected[name] for _, name in members)])
+        self.tasks = [(int(starts[i]), members[i : i + _TASK]) for i in range(0, len(members), _TASK)]
+        frames.touch()
+
+    def __call__(self, tasks: Sequence[tuple[int, list[tuple[int, str]]]]) -> Iterator[dict[str, Packed]]:
+        self.archive.reopen()
+        with closing(self.archive), open(self.frames, "r+b", buffering=0) as file:
+            writer = _Writer(file, self.dtype)
+            for start, members in tasks:
+                writer.go_to(start)
+                packed = {}
+                for number, name in members:
+                    packed[name] = writer.add(name, self.archive.read(number))
+                    _check_length(name, packed[name], self.expected[name])
+                writer.flush()
+                yield packed
+
+
+def _pack_stream(
+    members: Iterable[tuple[str, Content]], frames: Path, dtype: str, progress: Progress
+) -> tuple[Tables, dict[str, Packed]]:
+    """Pack files as they come: a tar may bring its tables last."""
+    raw_tables: dict[str, bytes] = {}
+    expected: dict[str, int] | None = None
+    utterances: dict[str, Packed] = {}
+    with open(frames, "wb", buffering=0) as file:
+        writer = _Writer(file, dtype)
+        for name, content in members:
+            _check_new(name, raw_tables | utterances if name in TABLE_NAMES else utterances)
+            if name in TABLE_NAMES:
+                raw_tables[name] = bytes(content)
+                if len(raw_tables) == len(TABLE_NAMES):
+                    expected = _expected(read_tables(raw_tables))
+            elif expected is None or name in expected:
+                utterances[name] = writer.add(name, content)
+                if expected:
+                    _check_length(name, utterances[name], expected[name])
+                if len(utterances) % _TASK == 0:
+                    progress(len(utterances), len(expected) if expected else None)
+        writer.flush()
+    tables = read_tables(raw_tables)
+    expected = _expected(tables)
+    _check_complete(expected, utterances)
+    for name, length in expected.items():
+        _check_length(name, utterances[name], length)
+    progress(len(expected), len(expected))
+    return tables, utterances
+
+
+class _Writer:
+    """Writes utterances one after the other, from the first frame of the store or from where it is told to."""
+
+    def __init__(self, file: FileIO, dtype: str) -> None:
         self.file = file
-        # Blocks are checked and written while the next one is filled: 18 of 73 µs per utterance.
-        self.writer = writer
-        self.written: Future[None] | None = None
-        self.block, self.other = torch.empty((2, _BLOCK_FRAMES, N_MELS), dtype=getattr(torch, dtype))
-        self.waiting = 0  # frames in the block
-        self.progress = progress
-        self.raw_tables: dict[str, bytes] = {}
-        self.tables: Tables | None = None
-        self.expected: dict[str, int] = {}  # length by name, once the tables are known
-        self.offsets: dict[str, int] = {}
-        self.lengths: dict[str, int] = {}
-        self.digests: dict[str, str] = {}
         self.position = 0  # frames taken
+        self.room = _BLOCK_FRAMES
+        self.block = torch.empty((self.room, N_MELS), dtype=getattr(torch, dtype))
+        self.waiting: list[tuple[str, int]] = []  # what lies in the block, with where it ends there
+        self.used = 0
 
-    def add(self, name: str, content: Content) -> None:
-        if name in self.raw_tables:
-            raise DataError(f"{name} is in the archive twice", AGAIN)
-        if name in TABLE_NAMES:
-            self.raw_tables[name] = bytes(content)
-            if len(self.raw_tables) == len(TABLE_NAMES):
-                self._read_tables()
-        elif self.tables is None or name in self.expected:
-            self._add_features(name, content)
+    def go_to(self, frame: int) -> None:
+        self.position = frame
+        self.file.seek(frame * N_MELS * self.block.element_size())
 
-    def finish(self) -> Tables:
-        self._hand_over()
-        self._hand_over()  # an empty one: the last is written
-        tables = self.tables or self._read_tables()  # says which table is missing
-        if missing := [name for name in self.expected if name not in self.offsets]:
-            raise DataError(f"{len(missing)} listed utterances are missing, the first is {missing[0]}", AGAIN)
-        for name, length in self.expected.items():
-            self._check_length(name, length)
-        self.progress(len(self.expected), len(self.expected))
-        return tables
-
-    def _read_tables(self) -> Tables:
-        self.tables = read_tables(self.raw_tables)
-        utterances = self.tables.utterances
-        self.expected = dict(zip(utterances["id"], utterances["length"].tolist(), strict=True))
-        return self.tables
-
-    def _add_features(self, name: str, content: Content) -> None:
-        if name in self.offsets:
-            raise DataError(f"{name} is in the archive twice", AGAIN)
+    def add(self, name: str, content: Content) -> Packed:
         features = read_features(name, content)
-        self.offsets[name], self.lengths[name] = self.position, len(features)
-        self.digests[name] = digest(features)
-        if name in self.expected:
-            self._check_length(name, self.expected[name])
-        if self.waiting + len(features) > len(self.block):
-            self._hand_over()
-            if len(features) > len(self.block):
-                self.block = torch.empty((len(features), N_MELS), dtype=self.block.dtype)
-        # torch casts to float16 in 4 µs, numpy in 50.
-        self.block[self.waiting : self.waiting + len(features)] = torch.from_numpy(features)
-        self.waiting += len(features)
-        self.position += len(features)
-        if len(self.offsets) % _PROGRESS_EVERY == 0:
-            self.progress(len(self.offsets), len(self.expected) or None)
+        length, end = len(features), self.used + len(features)
+        if end > self.room:
+            self.flush()
+            end = length
+            if length > self.room:
+                self.block, self.room = torch.empty((length, N_MELS), dtype=self.block.dtype), length
+        self.block[self.used : end] = torch.from_numpy(features)  # 4 µs of casting, where numpy takes 50
+        self.waiting.append((name, end))
+        self.used = end
+        self.position += length
+        return Packed(self.position - length, length, digest(features))
 
-    def _hand_over(self) -> None:
-        """Have the block written, once the one before is, and go on with the other."""
-        if self.written:
-            self.written.result()
-        self.written = self.writer.submit(self._write, self.block[: self.waiting].numpy(), self.position - self.waiting)
-        self.block, self.other = self.other, self.block
-        self.waiting = 0
-
-    def _write(self, frames: np.ndarray, first: int) -> None:
-        """Write `frames`, which begin at frame `first` of the store, if they are finite numbers."""
+    def flush(self) -> None:
+        """Write what waits. Raises DataError when it is not all finite numbers."""
+        if not self.waiting:
+            return
+        frames = self.block[: self.used].numpy()
         if not _finite(frames):
-            bad = first + np.flatnonzero(~np.isfinite(frames).all(1))[0]
-            name = [name for name, offset in list(self.offsets.items()) if offset <= bad][-1]
+            bad = np.flatnonzero(~np.isfinite(frames).all(1))[0]
+            name = next(name for name, end in self.waiting if bad < end)
             raise DataError(f"{name} holds values that are not finite numbers", AGAIN)
-        self.file.write(frames.data)
+        content = frames.data.cast("B")
+        while len(content):  # a disk that is nearly full takes a part, then refuses
+            content = content[self.file.write(content) :]
+        self.used, self.waiting = 0, []
 
-    def _check_length(self, name: str, expected: int) -> None:
-        if self.lengths[name] != expected:
-            raise DataError(f"{name} has {self.lengths[name]} frames, its table says {expected}", AGAIN)
+
+def _expected(tables: Tables) -> dict[str, int]:
+    """Lengths by name."""
+    return dict(zip(tables.utterances["id"], tables.utterances["length"].tolist(), strict=True))
+
+
+def _check_new(name: str, known: Iterable[str]) -> None:
+    if name in known:
+        raise DataError(f"{name} is in the archive twice", AGAIN)
+
+
+def _check_complete(expected: dict[str, int], there: Iterable[str]) -> None:
+    if missing := [name for name in expected if name not in there]:
+        raise DataError(f"{len(missing)} listed utterances are missing, the first is {missing[0]}", AGAIN)
+
+
+def _check_length(name: str, utterance: Packed, expected: int) -> None:
+    if utterance.length != expected:
+        raise DataError(f"{name} has {utterance.length} frames, its table says {expected}", AGAIN)
 
 
 def _finite(frames: np.ndarray) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from kaggle_hw4.errors import DataError, HW4Error, PendingError
 from kaggle_hw4.jobs.display import TrainingDisplay
 from kaggle_hw4.jobs.plan import Plan, PlannedJob
+from kaggle_hw4.machine import usable_cores
 from kaggle_hw4.runs import Job
 from kaggle_hw4.terminal import say
 from kaggle_hw4.workspace import Workspace
@@ -40,7 +41,7 @@ def default_workers(device_type: str) -> int:
     """One per usable core on CPU; one on a GPU."""
     if device_type != "cpu":
         return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 def run_plan(workspace: Workspace, plan: Plan, device: str, deadline: float | None = None) -> None:

@@ -1,0 +1,152 @@
+"""Tars: a plain one is read in any order like a zip, all others (compressed, say) as tarfile streams them."""
+
+import io
+import os
+import re
+import tarfile
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import accumulate
+from pathlib import Path
+
+from kaggle_hw4.data.archive import Archive, Buffer, damaged, wanted
+
+_DAMAGE = (tarfile.TarError, zlib.error, EOFError, RuntimeError)
+
+
+class UnusualTarError(Exception):
+    """A tar that is compressed, or has members of another kind than plain files with plain headers."""
+
+
+class Tar(Archive):
+    """A plain tar, whole or in parts.
+
+    Raises:
+        UnusualTarError: `stream_tar` must read it, or say what is wrong with it.
+        DataError: a member's path leaves the folder.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self._file = _Joined(_parts(source))
+        try:
+            names, self._places = _places(self._file)
+        except BaseException:
+            self._file.close()
+            raise
+        super().__init__(source, names)
+
+    def _read(self, number: int) -> memoryview:
+        start, size = self._places[number]
+        self._file.seek(start)
+        return self.buffer.fill(self._file, size)
+
+    def reopen(self) -> None:
+        self._file = _Joined(_parts(self.source))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def stream_tar(source: Path) -> Iterator[tuple[str, bytearray]]:
+    """Yield (file name, content) of what is used of any tar(.gz), or of the first of its parts, in their order.
+
+    Raises:
+        DataError: damaged, or with a member whose path leaves the folder.
+    """
+    try:
+        with (
+            io.BufferedReader(_Joined(_parts(source)), buffer_size=1 << 20) as stream,
+            tarfile.open(fileobj=stream, mode="r|*") as archive,
+        ):
+            for member in archive:
+                name = wanted(member.name)
+                content = archive.extractfile(member) if name and member.isfile() else None
+                if name and content:
+                    yield name, bytearray(content.read())
+    except _DAMAGE as error:
+        raise damaged(source, error) from error
+
+
+# A pax header may replace the name or the size of the member after it; the times in it do not matter here.
+_PAX_MATTERS = re.compile(rb" (path|size|hdrcharset|GNU\.sparse[^=]*)=")
+
+
+def _places(file: "_Joined") -> tuple[list[str], list[tuple[int, int]]]:
+    """Names of the used members and where their contents are (start, size), by the headers of a plain tar."""
+    names, places = [], []
+    buffer, position = Buffer(), 0
+    try:
+        while any(header := bytes(buffer.fill(file, 512))):
+            path, kind, size = _header(header)
+            start = position + 512
+            position = start + -(-size // 512) * 512
+            if kind == b"x":
+                if _PAX_MATTERS.search(buffer.fill(file, size)):
+                    raise UnusualTarError
+            elif name := wanted(path):
+                names.append(name)
+                places.append((start, size))
+            if position > file.size:
+                raise UnusualTarError
+            file.seek(position)
+    except EOFError:
+        raise UnusualTarError from None
+    return names, places
+
+
+def _header(header: bytes) -> tuple[str, bytes, int]:
+    """Path, kind and size of a member, by its header of 512 bytes.
+
+    Raises:
+        UnusualTarError: a checksum that is wrong or signed, a link, a long path, a size beyond octal, and so on.
+    """
+    try:
+        size, checksum = int(header[124:136].rstrip(b" \0"), 8), int(header[148:156].rstrip(b" \0"), 8)
+    except ValueError:
+        raise UnusualTarError from None
+    path, kind, long_path = header[:100].partition(b"\0")[0], header[156:157], header[345]
+    folder = kind == b"5" or path.endswith(b"/")
+    if kind not in (b"0", b"\0", b"5", b"x") or long_path or size < 0 or (folder and size):
+        raise UnusualTarError
+    if checksum != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+        raise UnusualTarError
+    return path.decode("utf-8", "surrogateescape"), kind, size
+
+
+def _parts(source: Path) -> list[Path]:
+    """`source` alone, or all parts of the same archive in order."""
+    match = re.fullmatch(r"(.+\.)(part\w+|part-\d+|z?\d{1,3}|[a-z]{2})", source.name)
+    if not match or source.suffix in (".gz", ".xz"):
+        return [source]
+    pattern = re.compile(re.escape(match[1]) + r"(part\w+|part-\d+|z?\d{1,3}|[a-z]{2})")
+    return sorted(path for path in source.parent.iterdir() if pattern.fullmatch(path.name))
+
+
+class _Joined(io.RawIOBase):
+    """Several files read as one, of `size` bytes."""
+
+    def __init__(self, parts: list[Path]) -> None:
+        self._files = [io.FileIO(part) for part in parts]
+        *self._starts, self.size = accumulate((os.fstat(file.fileno()).st_size for file in self._files), initial=0)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        assert whence == os.SEEK_SET, "nobody needs the others"
+        self._position = offset
+        return offset
+
+    def readinto(self, place: memoryview) -> int:  # type: ignore[override]
+        number = bisect_right(self._starts, self._position) - 1
+        self._files[number].seek(self._position - self._starts[number])
+        count = self._files[number].readinto(place) or 0
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+        super().close()
