@@ -121,7 +121,8 @@ def variants(as_json: Json = False) -> None:
     from kaggle_hw4.views import variants_table
 
     rows = [
-        {"name": e.name, "description": e.description, "private": e.private, "public": e.public}
+        {"name": e.name, "description": e.description, "rung": e.rung}
+        | {"val": e.val, "private": e.private, "public": e.public}
         | {"sets": [name for name, members in registry.SETS.items() if e.name in members]}
         | {"recipe": e.variant.recipe()}
         for e in registry.entries()

@@ -8,7 +8,7 @@ from typing import Any
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import Folds
-from kaggle_hw4.variants import Variant
+from kaggle_hw4.recipe import Variant
 from kaggle_hw4.workspace import Workspace, content_hash, read_json, write_json
 
 

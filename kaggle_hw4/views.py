@@ -32,11 +32,14 @@ def _score(value: float | None) -> str:
 
 
 def variants_table(rows: list[dict[str, Any]]) -> Table:
-    table = _table("variant", "recipe", "private", "public", "in", right=("private", "public"))
+    scores = ("val", "private", "public")
+    table = _table("variant", "recipe", *scores, "in", right=scores)
+    table.columns[0].no_wrap = True
     for row in rows:
-        table.add_row(
-            row["name"], row["description"], _score(row["private"]), _score(row["public"]), " ".join(row["sets"])
-        )
+        places = ([f"rung {row['rung']}"] if row["rung"] else []) + row["sets"]
+        val = "" if row["val"] is None else f"{row['val']:.4f}"
+        shown = (val, _score(row["private"]), _score(row["public"]))
+        table.add_row(row["name"], row["description"], *shown, ", ".join(places))
     return table
 
 

@@ -7,11 +7,23 @@ import pytest
 import torch
 import torchaudio
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from kaggle_hw4 import variants
 from kaggle_hw4.errors import UsageError
 from kaggle_hw4.models.classifier import SpeakerClassifier
-from kaggle_hw4.models.layers import ConformerLayer, Dropout, FrameBatchNorm, TransformerLayer, from_torchaudio
+from kaggle_hw4.models.heads import CosineHead
+from kaggle_hw4.models.layers import (
+    ConformerLayer,
+    Dropout,
+    FrameBatchNorm,
+    TimeConv,
+    TransformerLayer,
+    from_torchaudio,
+)
+from kaggle_hw4.models.pooling import make_pooling
+from kaggle_hw4.recipe import POOLINGS, Variant
 
 NAMES = [entry.name for entry in variants.entries()]
 LENGTHS = torch.tensor([91, 17, 130, 64, 1])
@@ -28,7 +40,7 @@ def model_of(name: str, *, dropout: float | None = None) -> SpeakerClassifier:
     variant = variants.variant(name)
     model = SpeakerClassifier(variant if dropout is None else replace(variant, dropout=dropout), 50)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d):  # as after training: not the identity
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):  # as after training: not the identity
             module.running_mean.normal_()
             module.running_var.uniform_(0.5, 2)
     return model
@@ -94,6 +106,39 @@ def test_it_learns_a_batch_by_heart(name: str) -> None:
         optimizer.step()
     model.eval()
     assert model(x, LENGTHS[:4]).argmax(1).tolist() == labels.tolist()
+
+
+# Name, layers, heads, dropout, pooling, head, attention size; val, private, public: FACTS of the competition.
+LADDER = [
+    ("sample", 1, 2, 0.1, "mean", "two-layer", 64, 0.6716, None, None),
+    ("transformer-2-heads-2", 2, 2, 0.1, "mean", "two-layer", 64, 0.7140, 0.88475, None),
+    ("transformer-2-heads-1", 2, 1, 0.1, "mean", "two-layer", 64, 0.7265, None, None),
+    ("transformer-2-heads-4", 2, 4, 0.1, "mean", "two-layer", 64, 0.7256, 0.89050, 0.89600),
+    ("transformer-3-heads-4", 3, 4, 0.1, "mean", "two-layer", 64, 0.7451, 0.90550, None),
+    ("conformer-2", 2, 4, 0.0, "mean", "two-layer", 64, 0.7493, 0.90600, None),
+    ("conformer-3", 3, 4, 0.0, "mean", "two-layer", 64, 0.7638, 0.92625, None),
+    ("conformer-4", 4, 4, 0.0, "mean", "two-layer", 64, 0.7744, 0.92250, None),
+    ("conformer-3-linear", 3, 4, 0.0, "mean", "linear", 64, 0.8554, 0.95875, None),
+    ("conformer-simple", 3, 4, 0.0, "simple", "linear", 64, 0.8588, 0.96125, None),
+    ("conformer-full", 3, 4, 0.0, "full", "linear", 64, 0.8616, 0.96200, None),
+    ("conformer-full-128", 3, 4, 0.0, "full", "linear", 128, 0.8626, 0.96000, None),
+]
+
+
+def test_the_ladder_has_its_twelve_rungs_with_their_scores() -> None:
+    rungs = sorted((e for e in variants.entries() if e.rung), key=lambda entry: entry.rung or 0)
+    assert [entry.rung for entry in rungs] == list(range(1, 13))
+    found = [
+        (e.name, v.layers, v.heads, v.dropout, v.pooling, v.head, v.attention_size, e.val, e.private, e.public)
+        for e, v in ((entry, entry.variant) for entry in rungs)
+    ]
+    assert found == LADDER
+    for entry in rungs:
+        plain = Variant(entry.variant.backbone, layers=1, pooling="mean", head="linear")
+        same = ("layers", "heads", "dropout", "pooling", "head", "attention_size")
+        assert replace(plain, **{field: getattr(entry.variant, field) for field in same}) == entry.variant
+    assert (plain.crop, plain.batch, plain.lr, plain.warmup, plain.steps) == (128, 32, 1e-3, 1000, 70_000)
+    assert (plain.d_model, plain.feedforward, plain.kernel) == (80, 256, 31)
 
 
 def test_the_default_set_is_as_published() -> None:
@@ -210,6 +255,96 @@ def test_gradients_are_those_of_the_stock_layers(backbone: str) -> None:
         assert parameter.grad is not None
         # Rounding of sums over 1,024 frames; a bias before a batch normalisation has none but rounding.
         torch.testing.assert_close(parameter.grad, expected[name], atol=2e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("kernel", "dilation", "stride"), [(1, 1, 1), (5, 1, 1), (3, 4, 1), (5, 1, 2)])
+def test_the_convolution_over_time_is_pytorchs(kernel: int, dilation: int, stride: int) -> None:
+    torch.manual_seed(6)
+    ours = TimeConv(7, 9, kernel, dilation, stride)
+    stock = nn.Conv1d(7, 9, kernel, stride, kernel // 2 * dilation, dilation)
+    with torch.no_grad():
+        stock.weight.copy_(ours.linear.weight.view(9, kernel, 7).transpose(1, 2))
+        stock.bias.copy_(ours.linear.bias)
+    for time in (1, 2, 31, 64):
+        x = torch.randn(3, time, 7)
+        torch.testing.assert_close(ours(x, None), stock(x.transpose(1, 2)).transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_every_pooling_sees_real_frames_only_and_repetition_changes_nothing(pooling: str) -> None:
+    v = Variant("conformer", layers=1, pooling=pooling, head="linear")
+    torch.manual_seed(7)
+    pool, width = make_pooling(v)
+    x, mask = torch.randn(5, 130, 80), torch.arange(130) < LENGTHS[:, None]
+    pooled = pool(x, mask)
+    assert pooled.shape == (5, width)
+    for row, length in enumerate(LENGTHS.tolist()):
+        once = x[row : row + 1, :length]
+        torch.testing.assert_close(pool(once, None), pooled[row : row + 1], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(pool(torch.cat([once, once], 1), None), pool(once, None), atol=1e-5, rtol=1e-5)
+
+
+def test_attentive_statistics_are_weighted_means_and_standard_deviations() -> None:
+    v = Variant("conformer", layers=1, pooling="attentive-statistics", head="linear")
+    torch.manual_seed(8)
+    pool, _ = make_pooling(v)
+    x = torch.randn(2, 50, 80)
+    plain = torch.cat([x.mean(1), x.std(1, correction=0)], 1)
+    context = pool.context(plain)
+    weights = pool.score(torch.tanh(pool.frame(x) + context[:, None])).softmax(1).detach().numpy()
+    for row in range(2):
+        for d in (0, 79):
+            values = x[row, :, d].numpy()
+            mean = np.average(values, weights=weights[row, :, d])
+            sd = np.sqrt(np.average((values - mean) ** 2, weights=weights[row, :, d]))
+            got = pool(x, None)[row, [d, 80 + d]].detach().numpy()
+            np.testing.assert_allclose(got, [mean, sd], rtol=1e-4)
+
+
+def test_logits_of_a_cosine_head_are_scaled_cosines_with_the_nearest_centre() -> None:
+    torch.manual_seed(9)
+    head = CosineHead(16, 5, scale=30.0, sub_centres=3)
+    x = torch.randn(4, 16)
+    logits = head(x)
+    centres = head.weight.view(5, 3, 16)
+    for i in range(4):
+        for speaker in range(5):
+            best = max(nn.functional.cosine_similarity(x[i], centre, dim=0) for centre in centres[speaker])
+            torch.testing.assert_close(logits[i, speaker], 30 * best)
+    torch.testing.assert_close(head(7 * x), logits)  # of the direction only
+
+
+@pytest.mark.parametrize("name", variants.SETS["best"])
+def test_what_cpus_train_stays_below_a_gflop_per_200_frames(name: str) -> None:
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model_of(name).eval()(torch.zeros(1, 200, 40))
+    assert counter.get_total_flops() <= 1e9
+
+
+def test_no_backbone_asks_for_weights_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm is asked for an untrained network only, and nothing may look for weights anywhere."""
+    import timm
+    from timm.models import _builder, _hub
+
+    asked = []
+    create = timm.create_model
+
+    def watched(*arguments: object, **options: object) -> nn.Module:
+        asked.append(options["pretrained"])
+        return create(*arguments, **options)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("weights of others were looked for")
+
+    monkeypatch.setattr(timm, "create_model", watched)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr(_builder, "load_pretrained", refuse)
+    monkeypatch.setattr(_hub, "hf_hub_download", refuse)
+    for name in NAMES:
+        model_of(name)
+    resnets = [name for name in NAMES if variants.variant(name).backbone == "resnet"]
+    assert asked == [False] * len(resnets)
+    assert resnets
 
 
 def test_long_utterances_ask_their_queries_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from kaggle_hw4 import variants
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.store import open_store
 from kaggle_hw4.errors import DataError, HW4Error
@@ -33,7 +34,8 @@ CPU = torch.device("cpu")
 
 
 def small(name: str, **changes: int | float) -> Variant:
-    return replace(with_steps(variant(name), 12), crop=24, batch=6, layers=1, d_model=16, **changes)
+    changes = {"crop": 24, "also_crops": (), "batch": 6, "layers": 1, "d_model": 16} | changes
+    return replace(with_steps(variant(name), 12), **changes)
 
 
 class Session:
@@ -80,8 +82,13 @@ def after(calls: int) -> Callable[[], bool]:
     return lambda: next(count, None) is None
 
 
-@pytest.mark.parametrize("name", ["transformer-full", "conformer-simple"])
-@pytest.mark.parametrize("stops", [[5], [1, 4, 4], [12], [13]])
+@pytest.mark.parametrize(
+    ("name", "stops"),
+    [
+        *((name, stops) for name in ("transformer-full", "conformer-simple") for stops in ([5], [1, 4, 4], [12], [13])),
+        *((name, [3, 7]) for name in variants.SETS["best"]),
+    ],
+)
 def test_stopped_and_resumed_ends_exactly_as_undisturbed(session: Session, name: str, stops: list[int]) -> None:
     job = Job(name, small(name), seed=0, fold=1)
     undisturbed = copy_of(session, "undisturbed").do(job)
@@ -240,6 +247,25 @@ def test_a_log_cut_by_a_kill_is_continued(session: Session) -> None:
 def test_a_loss_that_is_not_finite_stops_the_job(session: Session) -> None:
     with pytest.raises(DataError, match=r"the loss is nan at step \d+ \(learning rate"):
         session.do(Job("sample", small("sample", lr=1e30, clip=1e30), seed=0, fold=0))
+
+
+@pytest.mark.parametrize("name", variants.SETS["best"])
+@pytest.mark.parametrize("start_over", [False, True])
+def test_many_of_the_best_at_once_train_as_one_by_one(session: Session, name: str, start_over: bool) -> None:
+    """All that their recipes do besides, in steps of every length of crops: no model sees the others."""
+    v = replace(small(name, dropout=0.0), also_crops=(40,), start_over=start_over)
+    group = trainer_of(session, v, [3, 4])
+    alone = [trainer_of(session, v, [seed]) for seed in (3, 4)]
+    for _ in range(2):
+        for each in (group, *alone):
+            each.losses.zero_()
+            each.train_step()
+        for m, one in enumerate(alone):
+            assert group.losses[m].item() == pytest.approx(one.losses.item(), rel=1e-4)
+    together, lone = group.group.weights.grad, alone[1].group.weights.grad
+    assert together is not None
+    assert lone is not None
+    assert (together[1] - lone[0]).norm() < 1e-3 * lone[0].norm()
 
 
 @pytest.mark.parametrize("crop", [16, 50])  # shorter than every utterance; longer than many: padded

@@ -18,13 +18,14 @@ class Frames:
         self.device = device
         self._frames = torch.from_numpy(store.frames).to(device)
 
-    def gather(self, starts: Tensor, lengths: Tensor, longest: int) -> Tensor:
+    def gather(self, starts: Tensor, lengths: Tensor, longest: int, *, start_over: bool = False) -> Tensor:
         """Pieces of the store: `lengths` (…) frames from frame `starts` (…) on, both on the device.
 
         Returns log-mels (…, longest, 40) float32. Beyond its length a piece repeats its last frame,
-        which models must mask.
+        which models must mask; or it starts over, as often as it takes.
         """
-        steps = torch.minimum(torch.arange(longest, device=self.device), lengths[..., None] - 1)
+        steps = torch.arange(longest, device=self.device)
+        steps = steps % lengths[..., None] if start_over else torch.minimum(steps, lengths[..., None] - 1)
         places = (starts[..., None] + steps).flatten()
         # `index_select`, not `[places]`: 21 against 140 µs for 32 crops on CPU.
         return self._frames.index_select(0, places).float().view(*starts.shape, longest, N_MELS)
@@ -69,8 +70,9 @@ class CropSampler:
         self.seed = seed
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def batches(self, first: int, end: int) -> Batches:
-        """The batches of the steps `first` to `end` - 1."""
+    def batches(self, first: int, end: int, crops: np.ndarray | None = None) -> Batches:
+        """The batches of the steps `first` to `end` - 1; `crops` (steps,) are the lengths of their crops, if not
+        all `crop`."""
         size = len(self.rows)
         places = np.arange(first * self.batch_size, end * self.batch_size)
         epochs = range(places[0] // size, places[-1] // size + 1)
@@ -79,12 +81,13 @@ class CropSampler:
         places -= epochs[0] * size
         rows = orders[places]
         lengths = self.store.lengths[rows]
-        room = np.maximum(lengths - self.crop, 0) + 1
+        wanted = self.crop if crops is None else np.repeat(crops, self.batch_size)
+        room = np.maximum(lengths - wanted, 0) + 1
         starts = self.store.offsets[rows] + (fractions[places] * room).astype(np.int64)
         shape = (end - first, self.batch_size)
         return Batches(
             starts.reshape(shape),
-            np.minimum(lengths, self.crop).reshape(shape),
+            np.minimum(lengths, wanted).reshape(shape),
             self.store.labels[rows].reshape(shape),
         )
 

@@ -9,9 +9,9 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.plan import Costs, job_seconds
+from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, with_steps
 from kaggle_hw4.terminal import duration
-from kaggle_hw4.variants import Variant
 from kaggle_hw4.workspace import Workspace, read_json, write_json
 
 _PLANNED_SHARE = 0.85  # of the time: the rest is for a machine slower than it was in calibration

@@ -10,9 +10,9 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.calibrate import Cost, measure
+from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, check_identity, identity, run_of
-from kaggle_hw4.training.schedules import validation_steps
-from kaggle_hw4.variants import Variant
+from kaggle_hw4.training.schedules import mean_crop, validation_steps
 from kaggle_hw4.workspace import Workspace
 
 
@@ -171,5 +171,5 @@ def job_seconds(job: Job, done: int, cost: Cost, store: Store, folds: Folds) -> 
     held_out = int(store.lengths[folds.validation_rows(job.fold)].sum())
     looks = sum(step > done for step in validation_steps(job.variant, held_out))
     predicted = (looks + 1) * held_out + int(store.lengths[store.test_rows].sum())
-    frames_per_step = job.variant.batch * job.variant.crop
+    frames_per_step = job.variant.batch * mean_crop(job.variant)
     return cost.step / cost.together * (job.variant.steps - done + predicted / frames_per_step / 3)

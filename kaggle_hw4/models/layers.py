@@ -108,14 +108,38 @@ class DepthwiseConv(nn.Module):
         return y.squeeze(2).transpose(1, 2)
 
 
+class TimeConv(nn.Module):
+    """Convolution over time, odd kernel, zeros beyond both ends: (batch, time, d) → (batch, time / stride, out).
+
+    As one product with the shifted frames side by side: no transposition, and under `vmap` still a
+    product, where a convolution would become a grouped one.
+    """
+
+    def __init__(self, d: int, out: int, kernel: int = 1, dilation: int = 1, stride: int = 1) -> None:
+        super().__init__()
+        self.kernel, self.dilation, self.stride = kernel, dilation, stride
+        self.linear = nn.Linear(kernel * d, out)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if self.kernel > 1:
+            if mask is not None:
+                x = x.masked_fill(~mask[:, :, None], 0.0)
+            time, reach = x.shape[1], self.kernel // 2 * self.dilation
+            padded = F.pad(x, (0, 0, reach, reach))
+            starts = range(0, 2 * reach + 1, self.dilation)
+            x = torch.cat([padded[:, start : start + time : self.stride] for start in starts], dim=-1)
+        return self.linear(x)
+
+
 class TransformerLayer(nn.Module):
-    """Post-norm transformer encoder layer with ReLU (Vaswani et al. 2017).
+    """Transformer encoder layer with ReLU (Vaswani et al. 2017), post-norm unless `pre_norm`.
 
     The parameters, their names and the function of `nn.TransformerEncoderLayer(batch_first=True)`.
     """
 
-    def __init__(self, d: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(self, d: int, heads: int, feedforward: int, dropout: float, pre_norm: bool = False) -> None:
         super().__init__()
+        self.pre_norm = pre_norm
         self.self_attn = SelfAttention(d, heads, dropout)
         self.linear1 = nn.Linear(d, feedforward)
         self.linear2 = nn.Linear(feedforward, d)
@@ -124,9 +148,14 @@ class TransformerLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if self.pre_norm:
+            x = x + self.dropout(self.self_attn(self.norm1(x), mask))
+            return x + self.dropout(self._feed_forward(self.norm2(x)))
         x = self.norm1(x + self.dropout(self.self_attn(x, mask)))
-        hidden = self.dropout(F.relu(self.linear1(x)))
-        return self.norm2(x + self.dropout(self.linear2(hidden)))
+        return self.norm2(x + self.dropout(self._feed_forward(x)))
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        return self.linear2(self.dropout(F.relu(self.linear1(x))))
 
 
 class HalfFeedForward(nn.Sequential):

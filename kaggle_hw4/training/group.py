@@ -9,7 +9,7 @@ from torch.func import functional_call, vmap
 
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.models.layers import Dropout
-from kaggle_hw4.variants import Variant
+from kaggle_hw4.recipe import Variant
 
 
 class Group:

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.models.classifier import SpeakerClassifier
+from kaggle_hw4.recipe import Variant
 from kaggle_hw4.training.group import Group
+from kaggle_hw4.training.losses import losses as losses_of
 from kaggle_hw4.training.precision import LossScale, precision
-from kaggle_hw4.training.schedules import ema_decay, learning_rate
-from kaggle_hw4.variants import Variant
+from kaggle_hw4.training.schedules import average_weight, crop_lengths, learning_rate, margin
 from kaggle_hw4.workspace import atomic_path
 
 CHECKPOINT_SECONDS = 30.0  # a crash costs at most this much training, and the write
@@ -49,10 +49,14 @@ class Trainer:
         self.group = Group(variant, len(frames.store.speakers), seeds, device)
         self.average = self.group.weights.detach().clone()
         self.average_buffers = {name: buffer.clone() for name, buffer in self.group.buffers.items()}
-        self._rates = torch.tensor([variant.lr, 1.0], device=device)  # learning rate, weight of the average
+        self._rates = torch.tensor(
+            [variant.lr, 1.0, 0.0], device=device
+        )  # learning rate, weight of the average, margin
         weights = self.group.weights
         on_gpu = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW([weights], lr=self._rates[0], fused=True, capturable=on_gpu)
+        self.optimizer = torch.optim.AdamW(
+            [weights], lr=self._rates[0], weight_decay=variant.weight_decay, fused=True, capturable=on_gpu
+        )
         self.moments = {
             "step": torch.zeros((), device=device),
             "exp_avg": torch.zeros_like(weights),
@@ -67,7 +71,7 @@ class Trainer:
         self._inputs = torch.zeros(3, len(seeds), variant.batch, dtype=torch.int64, device=device)
         self._planned = range(0)
         self._capture = capture and on_gpu
-        self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}  # by length of the crops, and padded or not
         self._pool = torch.cuda.graph_pool_handle() if self._capture else None
 
     def train_step(self) -> None:
@@ -77,39 +81,45 @@ class Trainer:
         place = self.step - self._planned.start
         self._inputs.copy_(self._batches[place])
         self._rates.copy_(self._rate_table[place])
-        padded = bool(self._padded[place])
+        kind = int(self._crops[place]), bool(self._padded[place])
         if not self._capture:
-            self._compute(padded)
+            self._compute(*kind)
         else:
-            if padded not in self._graphs:
-                self._graphs[padded] = self._captured(padded)
-            self._graphs[padded].replay()
+            if kind not in self._graphs:
+                self._graphs[kind] = self._captured(*kind)
+            self._graphs[kind].replay()
         self.step += 1
 
     def _plan(self) -> None:
         """Draw the batches of the next steps and send them to the device, with the rates."""
         v = self.variant
         self._planned = range(self.step, min(self.step + _PLANNED_STEPS, max(v.steps, self.step + 1)))
-        drawn = [sampler.batches(self._planned.start, self._planned.stop) for sampler in self.samplers]
+        self._crops = crop_lengths(self._planned, v)
+        drawn = [sampler.batches(self._planned.start, self._planned.stop, self._crops) for sampler in self.samplers]
         # (steps, [starts, lengths, labels], models, batch)
         table = torch.from_numpy(np.stack([np.stack(batches, axis=1) for batches in drawn], axis=2))
         rates = torch.tensor(
             [
-                [learning_rate(step, peak=v.lr, warmup=v.warmup, steps=v.steps), 1 - ema_decay(step, v.ema)]
+                [
+                    learning_rate(step, peak=v.lr, warmup=v.warmup, steps=v.steps),
+                    average_weight(step, v),
+                    margin(step, v),
+                ]
                 for step in self._planned
             ]
         )
-        self._padded = (table[:, 1] < v.crop).flatten(1).any(1).numpy()
+        short = (table[:, 1] < torch.from_numpy(self._crops)[:, None, None]).flatten(1).any(1)
+        self._padded = short.numpy() & (not v.start_over)
         self._batches, self._rate_table = table.to(self.device), rates.to(self.device)
 
-    def _compute(self, padded: bool) -> None:
+    def _compute(self, crop: int, padded: bool) -> None:
         """The step on what lies in `_inputs` and `_rates`; on a GPU nothing in it depends on values."""
         starts, lengths, labels = self._inputs
-        x = self.frames.gather(starts, lengths, self.variant.crop)
+        x = self.frames.gather(starts, lengths, crop, start_over=self.variant.start_over)
         weights = self.group.weights
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
             logits = self.group(x, lengths if padded else None)
-        each = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="none")
+        each = losses_of(logits.flatten(0, 1), labels.flatten(), self._rates[2], self.variant)
         losses = each.view_as(labels).mean(1)
         self.optimizer.zero_grad()
         (losses if self.scale is None else self.scale.apply(losses)).sum().backward()
@@ -128,7 +138,7 @@ class Trainer:
                     self.average_buffers[name].lerp_(buffer, weight)
             self.losses += losses
 
-    def _captured(self, padded: bool) -> torch.cuda.CUDAGraph:
+    def _captured(self, crop: int, padded: bool) -> torch.cuda.CUDAGraph:
         """The step as a graph. Warming up takes real steps, which are undone."""
         before = [tensor.clone() for tensor in self._tensors()]
         random_state = torch.cuda.get_rng_state(self.device)
@@ -136,11 +146,11 @@ class Trainer:
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
             for _ in range(3):
-                self._compute(padded)
+                self._compute(crop, padded)
         torch.cuda.current_stream(self.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            self._compute(padded)
+            self._compute(crop, padded)
         with torch.no_grad():
             for tensor, value in zip(self._tensors(), before, strict=True):
                 tensor.copy_(value)

@@ -1,0 +1,98 @@
+"""A ResNet of timm on log-mels as a picture, trained from scratch and safe to batch."""
+
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from kaggle_hw4.recipe import Variant
+
+
+class Masks:
+    """The mask of the batch under way, at every number of frames it is halved to."""
+
+    def __init__(self) -> None:
+        self._by_time: dict[int, Tensor] = {}
+
+    def set(self, mask: Tensor | None) -> None:
+        """`mask` (batch, time), or None when all frames are real (and to let go of the last one)."""
+        self._by_time = {}
+        while mask is not None and mask.shape[1] not in self._by_time:
+            self._by_time[mask.shape[1]] = mask[:, None, :, None]
+            mask = mask[:, ::2]  # a convolution of stride 2 puts frame 2 i at i
+
+    def of(self, x: Tensor) -> Tensor | None:
+        """The mask of feature maps (batch, channels, time, mels), as (batch, 1, time, 1)."""
+        return self._by_time[x.shape[2]] if self._by_time else None
+
+
+class MapBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation of (batch, channels, time, mels) whose statistics are those of the real frames only."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    momentum: float
+    masks: Masks
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = self.masks.of(x)
+        if mask is None or not self.training:
+            return super().forward(x)
+        real = mask.to(x.dtype)
+        n = real.sum() * x.shape[3]
+        mean = (x * real).sum((0, 2, 3)) / n
+        centred = x - mean[:, None, None]
+        var = (centred.square() * real).sum((0, 2, 3)) / n
+        with torch.no_grad():
+            for running, now in ((self.running_mean, mean), (self.running_var, var * n / (n - 1))):
+                running.mul_(1 - self.momentum).add_(now, alpha=self.momentum)
+        gain = (var + self.eps).rsqrt() * self.weight
+        return centred * gain[:, None, None] + self.bias[:, None, None]
+
+
+class ResNet(nn.Module):
+    """`layers` basic blocks in each of four stages of d_model × 1, 2, 4, 8 channels (He et al. 2016).
+
+    The stem keeps every frame and mel; the last map has an eighth of both. Log-mels (batch, time, 40)
+    → (batch, time / 8, features). Invalid frames are zeroed before every convolution.
+    """
+
+    def __init__(self, v: Variant) -> None:
+        super().__init__()
+        d = v.d_model
+        options: dict[str, Any] = {"stem_type": "deep", "stem_width": d // 2}  # which gives the first stage d channels
+        # No pretrained weights, ever: the competition forbids them.
+        self.net = timm.create_model(
+            "resnet18",
+            pretrained=False,
+            in_chans=1,
+            num_classes=0,
+            global_pool="",
+            layers=(v.layers,) * 4,
+            channels=(d, 2 * d, 4 * d, 8 * d),
+            norm_layer=MapBatchNorm,
+            **options,
+        )
+        self.net.conv1 = nn.Conv2d(1, d, 3, padding=1, bias=False)
+        self.net.maxpool = nn.Identity()
+        self.masks = Masks()
+        for module in self.net.modules():
+            if isinstance(module, MapBatchNorm):
+                module.masks = self.masks
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_pre_hook(self._zero_invalid)
+
+    def _zero_invalid(self, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        (x,) = inputs
+        mask = self.masks.of(x)
+        return (x if mask is None else x.masked_fill(~mask, 0.0),)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        self.masks.set(mask)
+        # Not in bf16 or fp16 on CPU: oneDNN's convolutions in these hang for some shapes (see DepthwiseConv).
+        with torch.autocast("cpu", enabled=False):
+            maps = self.net(x.unsqueeze(3).permute(0, 3, 1, 2))  # in memory channels last, as are all maps then
+        self.masks.set(None)
+        y = maps.transpose(1, 2).flatten(2)
+        return y, None if mask is None else mask[:, ::8]
