@@ -19,11 +19,45 @@ torch.backends.cudnn.allow_tf32 = False
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, frames: Frames, rows: np.ndarray, tick: Callable[[], None] = lambda: None) -> np.ndarray:
+def predict(
+    model: nn.Module,
+    frames: Frames,
+    rows: np.ndarray,
+    tick: Callable[[], None] = lambda: None,
+    *,
+    crops: int = 0,
+    crop: int = 0,
+) -> np.ndarray:
     """Logits (len(rows), speakers) float32 of the whole utterances at `rows` of the store, in that order.
 
-    `tick` is called after each batch.
+    With `crops`, where an utterance is longer than `crop` frames, the mean of these and of the mean
+    over so many crops, spread evenly. `tick` is called after each batch.
     """
+    logits = _predict_whole(model, frames, rows, tick)
+    longer = np.flatnonzero(frames.store.lengths[rows] > crop)
+    if crops and len(longer):
+        logits[longer] = (logits[longer] + _predict_spread(model, frames, rows[longer], tick, crops, crop)) / 2
+    return logits
+
+
+def _predict_spread(
+    model: nn.Module, frames: Frames, rows: np.ndarray, tick: Callable[[], None], crops: int, crop: int
+) -> np.ndarray:
+    """Mean logits of `crops` crops of each utterance, from its beginning to its end."""
+    shares = np.linspace(0, 1, crops) if crops > 1 else np.array([0.5])
+    room = frames.store.lengths[rows] - crop
+    starts = (frames.store.offsets[rows][:, None] + shares * room[:, None]).astype(np.int64).ravel()
+    size = max(1, BATCH_TOKENS[frames.device.type] // crop)
+    parts = []
+    for first in range(0, len(starts), size):
+        batch = starts[first : first + size]
+        x, _ = frames.pieces(batch, np.full(len(batch), crop))
+        parts.append(model(x).float().cpu().numpy())
+        tick()
+    return np.concatenate(parts).reshape(len(rows), crops, -1).mean(1)
+
+
+def _predict_whole(model: nn.Module, frames: Frames, rows: np.ndarray, tick: Callable[[], None]) -> np.ndarray:
     model.eval()
     logits: np.ndarray | None = None
     tokens = BATCH_TOKENS[frames.device.type]

@@ -52,6 +52,16 @@ class Variant:
     start_over: bool = False  # an utterance shorter than its crop begins anew, instead of being padded
     batch: int = 32
 
+    # What is done to the crops (training/augmentation.py).
+    time_mask: int = 0  # longest of two masked stretches, in frames
+    mel_mask: int = 0  # longest of two masked bands, in mels
+    equaliser: float = 0.0  # standard deviation of a random filter, in dB
+    gain: float = 0.0  # the most that a crop becomes louder or softer, in dB
+    noise: float = 0.0  # share of the crops with noise, 5 to 30 dB below
+    mixup: float = 0.0  # α of the shares of two utterances in a mixture of their powers, Beta(α, α)
+    time_warp: float = 0.0  # the most that a moment of the crop is moved, as a share of its length
+    mel_warp: float = 0.0  # the most that all mels are shifted, as a share of their number
+
     # The optimiser.
     lr: float = 1e-3
     warmup: int = 1000
@@ -60,6 +70,14 @@ class Variant:
     weight_decay: float = 0.01
     ema: float = 0.999  # decay of the averaged weights that predict
     average_last: float = 0.0  # share of the steps, the last, whose weights are averaged evenly instead
+
+    # A last stage, over the share `final_share` of the steps, with crops and a margin of its own.
+    final_share: float = 0.0
+    final_crop: int = 0
+    final_margin: float = 0.0
+
+    # Prediction.
+    test_crops: int = 0  # of the longest length in training, evenly spread, averaged with the whole utterance
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "also_crops", tuple(self.also_crops))  # a list, when read from JSON
@@ -104,9 +122,13 @@ class Variant:
                 f"with a {self.head} head",
                 f"Choose the head {' or '.join(COSINE_HEADS)}, or leave these at 0, 0 and 1.",
             )
-        if not 0 <= self.margin < 1 or self.scale <= 0 or self.sub_centres < 1:
+        if self.head not in COSINE_HEADS and self.final_margin:
+            raise UsageError(f"final_margin {self.final_margin} with a {self.head} head", "Leave it at 0.")
+        margins = (self.margin, self.final_margin)
+        if not all(0 <= margin < 1 for margin in margins) or self.scale <= 0 or self.sub_centres < 1:
             raise UsageError(
-                f"margin {self.margin}, scale {self.scale}, sub_centres {self.sub_centres}",
+                f"margin {self.margin}, final_margin {self.final_margin}, scale {self.scale}, "
+                f"sub_centres {self.sub_centres}",
                 "A margin is in [0, 1), a scale above 0, sub-centres at least 1.",
             )
 
@@ -116,15 +138,38 @@ class Variant:
                 f"subsampling by {self.stride} is longer than a crop of {min(self.crop_lengths)} frames",
                 "Choose longer crops, or less subsampling.",
             )
-        shares = ("dropout", "margin_ramp", "label_smoothing", "ema", "average_last")
+        if bool(self.final_share) != bool(self.final_crop):
+            raise UsageError(
+                f"final_share {self.final_share} with final_crop {self.final_crop}",
+                "Give a last stage both its share of the steps and its crops, or neither.",
+            )
+        shares = ("dropout", "margin_ramp", "label_smoothing", "ema", "average_last", "final_share", "mel_warp")
         for field in shares:
             if not 0 <= getattr(self, field) < 1:
                 raise UsageError(f"{field} {getattr(self, field)} is no share", f"Choose {field} in [0, 1).")
+        if not 0 <= self.time_warp < 0.25:  # the moment moved lies in the middle half
+            raise UsageError(f"time_warp {self.time_warp} is too large", "Choose it in [0, 0.25).")
+        if not 0 <= self.noise <= 1:
+            raise UsageError(f"noise {self.noise} is no share", "Choose it in [0, 1].")
+        if not 0 <= self.mel_mask < N_MELS // 2 or not 0 <= 2 * self.time_mask < min(self.crop_lengths):
+            raise UsageError(
+                f"two masks of up to {self.time_mask} frames and {self.mel_mask} mels hide a whole crop",
+                f"Choose less than half of {min(self.crop_lengths)} frames and of {N_MELS} mels.",
+            )
+        if min(self.equaliser, self.gain, self.mixup, self.test_crops) < 0:
+            raise UsageError("equaliser, gain, mixup and test_crops cannot be below 0", "0 leaves each off.")
+        if self.mixup and self.batch < 2:
+            raise UsageError(f"mixup in a batch of {self.batch}", "Choose a batch of at least 2.")
 
     @property
     def crop_lengths(self) -> tuple[int, ...]:
         """The lengths that the steps take turns in."""
         return (self.crop, *self.also_crops)
+
+    @property
+    def longest_crop(self) -> int:
+        """The longest crop in training, the last stage included."""
+        return max(*self.crop_lengths, self.final_crop)
 
     @property
     def stride(self) -> int:

@@ -151,6 +151,11 @@ def ecapa() -> Variant:
         crop=200,
         also_crops=(250, 300),
         start_over=True,
+        time_mask=15,
+        mel_mask=6,
+        equaliser=2.0,
+        gain=3.0,
+        noise=0.3,
     )
 
 

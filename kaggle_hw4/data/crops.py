@@ -32,15 +32,16 @@ class Frames:
 
     def whole(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """The whole utterances at `rows` of the store; lengths None when all are equal."""
-        return self._pieces(self.store.offsets[rows], self.store.lengths[rows])
+        return self.pieces(self.store.offsets[rows], self.store.lengths[rows])
 
     def crops(self, rows: np.ndarray, crop: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
         """A random crop of `crop` frames of each utterance at `rows`; shorter ones are taken whole."""
         lengths = self.store.lengths[rows]
         starts = rng.integers(0, np.maximum(lengths - crop, 0), endpoint=True)
-        return self._pieces(self.store.offsets[rows] + starts, np.minimum(lengths, crop))
+        return self.pieces(self.store.offsets[rows] + starts, np.minimum(lengths, crop))
 
-    def _pieces(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def pieces(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """`lengths` frames from frame `starts` of the store on; lengths None when all are equal."""
         longest = int(lengths.max())
         on_device = torch.from_numpy(lengths).to(self.device)
         x = self.gather(torch.from_numpy(starts).to(self.device), on_device, longest)

@@ -33,9 +33,13 @@ def write_logits(
     """Write `oof.npy`, `test.npy` and then `result.json` (`training` is part of it): the run is finished."""
     store, held_out = frames.store, folds.validation_rows(job.fold)
     labels = store.labels[held_out]
-    oof = predict(model, frames, held_out, tick)
+    v = job.variant
+    oof, test = (
+        predict(model, frames, rows, tick, crops=v.test_crops, crop=v.longest_crop)
+        for rows in (held_out, store.test_rows)
+    )
     _save_array(run.oof, oof)
-    _save_array(run.test, predict(model, frames, store.test_rows, tick))
+    _save_array(run.test, test)
     crops = predict_crops(model, frames, held_out, job.variant.crop)
     result = {
         "accuracy": accuracy(oof, labels),

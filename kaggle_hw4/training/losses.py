@@ -9,12 +9,23 @@ from kaggle_hw4.recipe import Variant
 _LEAST_SQUARE = 1e-6  # of the sine of an angle: its root has no gradient at 0
 
 
-def losses(logits: Tensor, labels: Tensor, margin: Tensor, v: Variant) -> Tensor:
-    """Loss of each example: `logits` (n, speakers) without a margin, `labels` (n,), `margin` a scalar tensor."""
-    logits = logits.float()
-    if v.margin:
-        logits = with_margin(logits, labels, margin, v)
-    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=v.label_smoothing)
+def losses(logits: Tensor, labels: Tensor, share: Tensor | None, margin: Tensor, v: Variant) -> Tensor:
+    """Mean loss of the batch of each model, (models,).
+
+    `logits` (models, batch, speakers) are without a margin, `labels` (models, batch), `margin` a scalar
+    tensor. With mixup the crop before is in each crop: `share` (models, batch) is what is not of it.
+    """
+    each = _each(logits, labels, margin, v)
+    if v.mixup and share is not None:
+        each = share * each + (1 - share) * _each(logits, labels.roll(1, dims=1), margin, v)
+    return each.mean(1)
+
+
+def _each(logits: Tensor, labels: Tensor, margin: Tensor, v: Variant) -> Tensor:
+    flat, truth = logits.flatten(0, 1).float(), labels.flatten()
+    if v.margin or v.final_margin:
+        flat = with_margin(flat, truth, margin, v)
+    return F.cross_entropy(flat, truth, reduction="none", label_smoothing=v.label_smoothing).view_as(labels)
 
 
 def with_margin(logits: Tensor, labels: Tensor, margin: Tensor, v: Variant) -> Tensor:

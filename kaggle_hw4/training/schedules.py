@@ -31,14 +31,20 @@ def average_weight(step: int, v: Variant) -> float:
     return 1 - ema_decay(step, v.ema)
 
 
+def in_last_stage(step: int, v: Variant) -> bool:
+    return step >= (1 - v.final_share) * v.steps
+
+
 def margin(step: int, v: Variant) -> float:
     """The margin of a step: in `margin_ramp` of all steps it grows linearly from 0."""
+    if v.final_margin and in_last_stage(step, v):
+        return v.final_margin
     return v.margin * min(1.0, (step + 1) / max(1.0, v.margin_ramp * v.steps))
 
 
 def crop_length(step: int, v: Variant) -> int:
     """Frames of the crops of a step; all models of a group have the same."""
-    return v.crop_lengths[step % len(v.crop_lengths)]
+    return v.final_crop if in_last_stage(step, v) else v.crop_lengths[step % len(v.crop_lengths)]
 
 
 def crop_lengths(steps: Iterable[int], v: Variant) -> np.ndarray:
@@ -47,7 +53,8 @@ def crop_lengths(steps: Iterable[int], v: Variant) -> np.ndarray:
 
 def mean_crop(v: Variant) -> float:
     """Frames of a crop, on average over all steps."""
-    return sum(v.crop_lengths) / len(v.crop_lengths)
+    usual = sum(v.crop_lengths) / len(v.crop_lengths)
+    return usual + v.final_share * (v.final_crop - usual)
 
 
 def validation_steps(v: Variant, held_out_frames: int) -> list[int]:

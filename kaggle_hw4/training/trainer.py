@@ -14,6 +14,7 @@ from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.recipe import Variant
+from kaggle_hw4.training import augmentation
 from kaggle_hw4.training.group import Group
 from kaggle_hw4.training.losses import losses as losses_of
 from kaggle_hw4.training.precision import LossScale, precision
@@ -69,6 +70,8 @@ class Trainer:
         self.dtype = precision(device)
         self.scale = LossScale(len(seeds), device) if self.dtype == torch.float16 else None
         self._inputs = torch.zeros(3, len(seeds), variant.batch, dtype=torch.int64, device=device)
+        self._augmentation = augmentation.Augmentation(variant, device) if augmentation.augments(variant) else None
+        self._draws = torch.zeros(len(seeds), variant.batch, augmentation.COLUMNS, device=device)
         self._planned = range(0)
         self._capture = capture and on_gpu
         self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}  # by length of the crops, and padded or not
@@ -81,6 +84,8 @@ class Trainer:
         place = self.step - self._planned.start
         self._inputs.copy_(self._batches[place])
         self._rates.copy_(self._rate_table[place])
+        if self._augmentation:
+            self._draws.copy_(self._draw_table[place])
         kind = int(self._crops[place]), bool(self._padded[place])
         if not self._capture:
             self._compute(*kind)
@@ -111,16 +116,22 @@ class Trainer:
         short = (table[:, 1] < torch.from_numpy(self._crops)[:, None, None]).flatten(1).any(1)
         self._padded = short.numpy() & (not v.start_over)
         self._batches, self._rate_table = table.to(self.device), rates.to(self.device)
+        if self._augmentation:
+            draws = [augmentation.draw(v, seed, self._planned) for seed in self.seeds]
+            self._draw_table = torch.from_numpy(np.stack(draws, axis=1)).to(self.device)
 
     def _compute(self, crop: int, padded: bool) -> None:
-        """The step on what lies in `_inputs` and `_rates`; on a GPU nothing in it depends on values."""
+        """The step on what lies in `_inputs`, `_draws` and `_rates`; on a GPU nothing in it depends on values."""
         starts, lengths, labels = self._inputs
         x = self.frames.gather(starts, lengths, crop, start_over=self.variant.start_over)
+        real = lengths if padded else None
+        share = None
+        if self._augmentation:
+            x, share = self._augmentation(x, real, self._draws)
         weights = self.group.weights
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
-            logits = self.group(x, lengths if padded else None)
-        each = losses_of(logits.flatten(0, 1), labels.flatten(), self._rates[2], self.variant)
-        losses = each.view_as(labels).mean(1)
+            logits = self.group(x, real)
+        losses = losses_of(logits, labels, share, self._rates[2], self.variant)
         self.optimizer.zero_grad()
         (losses if self.scale is None else self.scale.apply(losses)).sum().backward()
         gradient = weights.grad
