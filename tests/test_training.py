@@ -34,8 +34,9 @@ CPU = torch.device("cpu")
 
 
 def small(name: str, **changes: int | float) -> Variant:
-    changes = {"crop": 24, "also_crops": (), "batch": 6, "layers": 1, "d_model": 16} | changes
-    return replace(with_steps(variant(name), 12), **changes)
+    v = with_steps(variant(name), 12)
+    shrunk = {"crop": 24, "also_crops": (), "batch": 6, "layers": 1, "d_model": 16, "time_mask": min(5, v.time_mask)}
+    return replace(v, **shrunk | changes)
 
 
 class Session:
