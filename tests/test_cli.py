@@ -57,6 +57,21 @@ def test_every_command_of_this_list_and_no_other_exists() -> None:
     assert listed == [*COMMANDS, "rehearsal"]
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sample", ["sample takes crops of 128 frames, but the longest labelled utterance has"]),
+        ("conformer-ful", ["no variant 'conformer-ful'", "Did you mean conformer-full"]),
+    ],
+)
+def test_a_variant_that_cannot_be_is_refused_before_anything_starts(
+    tmp_path: Path, name: str, words: list[str]
+) -> None:
+    tiny.store(tmp_path, longest=90)
+    refused(run("train", "--variant", name, root=tmp_path), 2, *words)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_data_packs_once_and_refuses_another_source(tmp_path: Path) -> None:
     source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
     result = run("data", "--from", str(source), "--json", root=tmp_path)

@@ -59,7 +59,7 @@ class Session:
 
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
-    tiny.store(tmp_path)
+    tiny.store(tmp_path, longest=60)
     return Session(tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_work_made_from_something_else_is_refused_with_the_difference(session: S
     with pytest.raises(DataError, match="steps 12 there, 40 now"):
         session.do(replace(job, variant=replace(job.variant, steps=40)))
     others = session.workspace.root / "others"
-    tiny.store(others, seed=5)
+    tiny.store(others, seed=5, longest=60)
     other = Session(others)
     shutil.copytree(run.folder, run_of(other.workspace, job).folder)
     with pytest.raises(DataError) as error:

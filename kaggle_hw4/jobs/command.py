@@ -3,10 +3,12 @@
 import torch
 
 from kaggle_hw4.data.store import Store
+from kaggle_hw4.errors import UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.budget import allot, kept, parse_duration
 from kaggle_hw4.jobs.local import default_workers
 from kaggle_hw4.jobs.plan import Plan, choose_folds, costs_on, make_plan
+from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import with_steps
 from kaggle_hw4.variants import expand, variant
 from kaggle_hw4.workspace import Workspace
@@ -28,7 +30,7 @@ def plan_training(
     """The plan, and the seconds it may take (None without `budget`).
 
     Raises:
-        UsageError: an unknown variant or fold, no duration, or one that is too short.
+        UsageError: an unknown variant or fold, crops longer than any utterance, no duration, or one too short.
         DataError: see `make_plan`.
     """
     if device.type == "cpu":
@@ -36,6 +38,8 @@ def plan_training(
     workers = workers or default_workers(device.type)
     fold_numbers = choose_folds(fold, folds.k)
     chosen = {name: with_steps(variant(name), steps) for name in expand(names)}
+    for name, v in chosen.items():
+        _check_fits(name, v, store)
     seconds = None if budget is None else parse_duration(budget)
     costs = costs_on(store, device, len(fold_numbers) * len(seeds or [0]))
     if seconds is not None:
@@ -66,3 +70,12 @@ def plan_training(
         member_by_member=seconds is not None,
     )
     return plan, seconds
+
+
+def _check_fits(name: str, v: Variant, store: Store) -> None:
+    longest = int(store.lengths[store.train_rows].max())
+    if v.longest_crop > longest:
+        raise UsageError(
+            f"{name} takes crops of {v.longest_crop} frames, but the longest labelled utterance has {longest}",
+            "Choose a variant with shorter crops.",
+        )

@@ -32,7 +32,7 @@ def average_weight(step: int, v: Variant) -> float:
 
 
 def in_last_stage(step: int, v: Variant) -> bool:
-    return step >= (1 - v.final_share) * v.steps
+    return v.final_share > 0 and step >= (1 - v.final_share) * v.steps
 
 
 def margin(step: int, v: Variant) -> float:
