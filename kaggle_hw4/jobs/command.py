@@ -39,7 +39,7 @@ def plan_training(
     fold_numbers = choose_folds(fold, folds.k)
     chosen = {name: with_steps(variant(name), steps) for name in expand(names)}
     for name, v in chosen.items():
-        _check_fits(name, v, store)
+        check_fits(name, v, store)
     seconds = None if budget is None else parse_duration(budget)
     costs = costs_on(store, device, len(fold_numbers) * len(seeds or [0]))
     if seconds is not None:
@@ -72,7 +72,8 @@ def plan_training(
     return plan, seconds
 
 
-def _check_fits(name: str, v: Variant, store: Store) -> None:
+def check_fits(name: str, v: Variant, store: Store) -> None:
+    """Raises UsageError when the crops of a variant are longer than any labelled utterance."""
     longest = int(store.lengths[store.train_rows].max())
     if v.longest_crop > longest:
         raise UsageError(

@@ -1,0 +1,247 @@
+"""One change against a shared base, in pairs: the rows of docs/ablations.md.
+
+    python -m benchmarks.ablate ROW [ROW …] --root DIR [--steps N] [--base VARIANT]
+    python -m benchmarks.ablate                        (lists the rows)
+    python -m benchmarks.ablate --docs                 (writes the table from the figures)
+
+Run i trains on all folds but i, with seed i: base and change see the same crops in the same order, and
+name the same held-out utterances whole. One thread. Two changes are joined as `mixed-crops+noise`. Runs
+lie in DIR/ablations; what is done is not done again, and a run that was stopped goes on. Start the command
+twice to use two cores: they share the work.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from filelock import FileLock
+from scipy import stats
+from scipy.optimize import minimize_scalar
+
+from benchmarks.ablation_rows import ROWS, changes, words
+from kaggle_hw4.data.store import Store, open_store
+from kaggle_hw4.errors import HW4Error, UsageError
+from kaggle_hw4.folds import Folds, load_folds
+from kaggle_hw4.inference import log_loss
+from kaggle_hw4.jobs.command import check_fits
+from kaggle_hw4.jobs.plan import choose_device
+from kaggle_hw4.recipe import Variant
+from kaggle_hw4.runs import Job, run_of, with_steps
+from kaggle_hw4.terminal import say
+from kaggle_hw4.training.session import do_jobs
+from kaggle_hw4.variants import variant
+from kaggle_hw4.workspace import Workspace, read_json, write_json, write_text
+
+_HERE = Path(__file__).resolve().parent
+_DOCS = _HERE.parent / "docs" / "ablations.md"
+_FIGURES = _HERE / "results" / "ablations.json"
+BEGIN, END = "<!-- written by `python -m benchmarks.ablate --docs` -->\n", "\n<!-- end of what is written -->"
+PAIRS = 3
+_FULL_EPOCHS = 43.5  # the report's 70,000 steps of 32 crops, on nine tenths of 56,666 utterances
+Figure = dict[str, Any]
+
+
+def main(
+    rows: Annotated[list[str] | None, typer.Argument(metavar="[ROW …]")] = None,
+    root: Annotated[Path | None, typer.Option(help="A workspace with data and folds.")] = None,
+    steps: int = 1500,
+    base: Annotated[str, typer.Option(help="The variant that is changed.")] = "conformer-full",
+    pairs: Annotated[int, typer.Option(min=2, help="Paired runs of each row.")] = PAIRS,
+    device: str = "cpu",
+    output: Annotated[Path, typer.Option(help="The figures; goes on where it stands.")] = _FIGURES,
+    docs: Annotated[bool, typer.Option("--docs", help="Write the table of docs/ablations.md.")] = False,
+) -> None:
+    try:
+        if rows:
+            screen(rows, root, steps, base, pairs, device, output)
+        if docs:
+            before, rest = _DOCS.read_text(encoding="utf-8").split(BEGIN)
+            write_text(_DOCS, before + BEGIN + table(load(output)) + END + rest.split(END)[1])
+        elif rows:
+            print(table([figure for figure in load(output) if figure["row"] in ("base", *rows)]))
+    except HW4Error as error:
+        say(f"error: {error}")
+        raise typer.Exit(error.exit_code) from None
+    if not rows and not docs:
+        print("\n".join(f"{row:22} {words(row, variant(base))}" for row in ROWS))
+
+
+def screen(rows: list[str], root: Path | None, steps: int, base: str, pairs: int, device: str, output: Path) -> None:
+    """Train what is missing of the base and of `rows`, and add it to the figures in `output`.
+
+    Raises:
+        UsageError: an unknown row, one that contradicts the base, too few folds, no workspace given.
+        DataError: a run was made from something else.
+    """
+    if root is None:
+        raise UsageError("rows need a workspace", "Give --root DIR.")
+    target = choose_device(device)
+    torch.set_num_threads(1)
+    workspace = Workspace(root.resolve())
+    ours = Workspace(workspace.root / "ablations")  # an ensemble of "all members" is not to find these
+    store = open_store(workspace.store)
+    folds = load_folds(store, workspace.folds_file)
+    if pairs > folds.k:
+        raise UsageError(f"{pairs} pairs need as many folds; there are {folds.k}", "Choose fewer --pairs.")
+    recipes = {"base": variant(base)}
+    for row in rows:
+        try:
+            recipes[row] = replace(recipes["base"], **changes(row))
+        except KeyError as error:
+            raise UsageError(f"no row {error.args[0]!r}", f"There are: {', '.join(ROWS)}.") from None
+    recipes = {row: with_steps(v, steps) for row, v in recipes.items()}
+    for row, v in recipes.items():
+        check_fits(row, v, store)
+    done = {_key(figure) for figure in load(output)}
+    for pair in range(pairs):  # pair by pair, so that an early stop leaves comparable work
+        for row, v in recipes.items():
+            name = {"base": base, "row": row, "steps": steps, "pair": pair, "data": store.hash}
+            if _key(name) not in done:
+                figure = name | _train(
+                    Workspace(workspace.root / "ablations"), row, base, v, pair, store, folds, target
+                )
+                _add(output, figure)
+                say(f"{row} {pair}: accuracy {figure['accuracy']:.4f}, {figure['seconds']:.0f} s")
+
+
+def _train(
+    workspace: Workspace, row: str, base: str, v: Variant, pair: int, store: Store, folds: Folds, device: torch.device
+) -> Figure:
+    name = f"{base}-{v.steps}" if row == "base" else f"{base}+{row}-{v.steps}"
+    job = Job(name, v, pair, pair)
+    for failure in do_jobs(workspace, [job], store, folds, device).values():
+        raise failure
+    run = run_of(workspace, job)
+    result = read_json(run.result, f"Delete {run.folder}.")
+    logits, held_out = np.load(run.oof), folds.validation_rows(pair)
+    temperature, loss = tempered(logits, store.labels[held_out])
+    return {
+        "recipe": v.recipe(),
+        "epochs": round(v.steps * v.batch / len(folds.training_rows(pair)), 1),
+        "utterances": len(held_out),
+        "accuracy": result["accuracy"],
+        "log_loss": loss,
+        "temperature": temperature,
+        "seconds": result["train_seconds"],
+        "hardware": result["hardware"],
+        "torch": result["torch"],
+    }
+
+
+def tempered(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """The temperature of least log loss, and that loss: heads with a margin are not calibrated otherwise."""
+    fit = minimize_scalar(lambda t: log_loss(logits / np.float32(np.exp(t)), labels), bounds=(-4, 4), method="bounded")
+    return float(np.exp(fit.x)), float(fit.fun)
+
+
+def _key(figure: Figure) -> tuple[Any, ...]:
+    return tuple(figure[part] for part in ("base", "row", "steps", "pair", "data"))
+
+
+def load(path: Path) -> list[Figure]:
+    figures: list[Figure] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return figures
+
+
+def _add(path: Path, figure: Figure) -> None:
+    """Add a figure to those in `path`; another process may do the same at the same time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        others = [other for other in load(path) if _key(other) != _key(figure)]
+        write_json(path, [*others, figure])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Changed minus base, over the pairs: accuracy in points, log loss in nats, training time as a ratio."""
+
+    row: str
+    changed: str
+    steps: int
+    epochs: float
+    accuracy: np.ndarray
+    log_loss: np.ndarray
+    time: np.ndarray
+
+    @property
+    def verdict(self) -> str:
+        """What the pairs say of the accuracy: by Student's t at 95 %, or else by their signs."""
+        n, mean = len(self.accuracy), float(self.accuracy.mean())
+        reach = stats.t.ppf(0.975, n - 1) * self.accuracy.std(ddof=1) / np.sqrt(n)
+        word = "gains" if mean > 0 else "loses"
+        if abs(mean) > reach:
+            return word
+        same = np.all(self.accuracy > 0) or np.all(self.accuracy < 0)
+        return f"seems to {word[:-1]}" if same else "no difference seen"
+
+    @property
+    def confirmed(self) -> str:
+        return f"full length, n = {len(self.accuracy)}" if self.epochs >= _FULL_EPOCHS else "screened only"
+
+
+def compare(figures: Iterable[Figure]) -> list[Comparison]:
+    """Every row with at least two pairs, the longest trainings first and of these the best."""
+    known = {_key(figure): figure for figure in figures}
+    kinds = dict.fromkeys((f["base"], f["row"], f["steps"], f["data"]) for f in known.values() if f["row"] != "base")
+    found = []
+    for base, row, steps, data in kinds:
+        pairs = [
+            (ours, known[base, "base", steps, pair, data])
+            for (b, r, s, pair, d), ours in known.items()
+            if (b, r, s, d) == (base, row, steps, data) and (base, "base", steps, pair, data) in known
+        ]
+        if len(pairs) < 2:
+            continue
+        there, ours = pairs[0][1]["recipe"], pairs[0][0]["recipe"]
+        changed = ", ".join(f"{field} {value}" for field, value in ours.items() if there[field] != value)
+        found.append(
+            Comparison(
+                row if base == "conformer-full" else f"{base}: {row}",
+                changed,
+                steps,
+                pairs[0][1]["epochs"],
+                np.array([100 * (ours["accuracy"] - base["accuracy"]) for ours, base in pairs]),
+                np.array([ours["log_loss"] - base["log_loss"] for ours, base in pairs]),
+                np.array([ours["seconds"] / base["seconds"] for ours, base in pairs]),
+            )
+        )
+    return sorted(found, key=lambda c: (-c.steps, -float(c.accuracy.mean())))
+
+
+def table(figures: list[Figure]) -> str:
+    """The comparisons, and the figures of the bases, as Markdown."""
+    lines = [
+        "| change | fields | steps (epochs) | accuracy, points | log loss | time | verdict | standing |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for c in compare(figures):
+        lines.append(
+            f"| {c.row} | {c.changed} | {c.steps:,} ({c.epochs:.0f}) | {_spread(c.accuracy, '+.2f', '.2f')} | "
+            f"{_spread(c.log_loss, '+.3f', '.3f')} | {c.time.mean():.2f} × | {c.verdict} | {c.confirmed} |"
+        )
+    bases: dict[tuple[str, int], list[Figure]] = {}
+    for figure in figures:
+        if figure["row"] == "base":
+            bases.setdefault((figure["base"], figure["steps"]), []).append(figure)
+    for (base, steps), runs in sorted(bases.items()):
+        accuracies, losses = (np.array([run[key] for run in runs]) for key in ("accuracy", "log_loss"))
+        seconds = np.mean([run["seconds"] for run in runs])
+        spread = (
+            f"{_spread(accuracies, '.4f', '.4f')}, log loss {_spread(losses, '.3f', '.3f')}" if len(runs) > 1 else ""
+        )
+        hardware = ", ".join(sorted({f"{run['hardware']}, torch {run['torch']}" for run in runs}))
+        lines.append(f"\nBase `{base}`, {steps:,} steps: accuracy {spread}, {seconds:.0f} s a run ({hardware}).")
+    return "\n".join(lines)
+
+
+def _spread(values: np.ndarray, mean: str, sd: str) -> str:
+    return f"{values.mean():{mean}} ± {values.std(ddof=1):{sd}}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

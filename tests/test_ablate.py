@@ -1,0 +1,112 @@
+"""Ablations: every row is a recipe, pairs are paired, nothing is trained twice, the table says what the figures say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+from benchmarks import ablate
+from benchmarks.ablation_rows import ROWS, changes, words
+from kaggle_hw4.data.store import open_store
+from kaggle_hw4.folds import make_folds
+from kaggle_hw4.inference import log_loss
+from kaggle_hw4.variants import variant
+from kaggle_hw4.workspace import Workspace
+
+BASE = variant("conformer-full")
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_every_row_changes_the_base(row: str) -> None:
+    assert replace(BASE, **changes(row)) != BASE
+    assert words(row, BASE)
+
+
+def figure(row: str, pair: int, accuracy: float, *, steps: int = 100, seconds: float = 10.0) -> ablate.Figure:
+    v = BASE if row == "base" else replace(BASE, **changes(row))
+    return {"base": "conformer-full", "row": row, "steps": steps, "pair": pair, "data": "d", "recipe": v.recipe()} | {
+        "epochs": steps / 100,
+        "accuracy": accuracy,
+        "log_loss": 1 - accuracy,
+        "seconds": seconds,
+        "hardware": "a machine",
+        "torch": "2",
+    }
+
+
+def test_differences_are_those_of_pairs_and_verdicts_follow_from_them() -> None:
+    base = [figure("base", i, accuracy) for i, accuracy in enumerate((0.70, 0.75, 0.80))]
+    gains = [figure("noise", i, accuracy, seconds=15.0) for i, accuracy in enumerate((0.72, 0.77, 0.821))]
+    seems = [figure("gain", i, accuracy) for i, accuracy in enumerate((0.69, 0.70, 0.79))]
+    mixed = [figure("mixup", i, accuracy) for i, accuracy in enumerate((0.69, 0.76, 0.80))]
+    alone = [figure("dropout", 0, 0.9)]
+    found = {c.row: c for c in ablate.compare([*base, *gains, *seems, *mixed, *alone])}
+    assert set(found) == {"noise", "gain", "mixup"}
+    np.testing.assert_allclose(found["noise"].accuracy, [2, 2, 2.1])
+    np.testing.assert_allclose(found["noise"].log_loss, [-0.02, -0.02, -0.021])
+    assert found["noise"].time.mean() == pytest.approx(1.5)
+    verdicts = [found[row].verdict for row in ("noise", "gain", "mixup")]
+    assert verdicts == ["gains", "seems to lose", "no difference seen"]
+    assert found["noise"].changed == "noise 0.3"
+    assert found["noise"].confirmed == "screened only"
+    full = [figure(row, i, 0.7 + i / 10, steps=4400) for row in ("base", "noise") for i in range(2)]
+    assert [c.confirmed for c in ablate.compare(full)] == ["full length, n = 2"]
+    text = ablate.table([*base, *gains])
+    assert "| noise | noise 0.3 | 100 (1) | +2.03 ± 0.06 | -0.020 ± 0.001 | 1.50 × | gains | screened only |" in text
+    assert "accuracy 0.7500 ± 0.0500" in text
+
+
+def test_rows_are_trained_once_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.store(tmp_path)
+    workspace = Workspace(tmp_path)
+    make_folds(open_store(workspace.store), workspace.folds_file, k=3)
+    output = tmp_path / "figures.json"
+    monkeypatch.setattr(ablate, "variant", lambda name: replace(variant(name), crop=16, batch=4, layers=1, d_model=16))
+    arguments = (["gain", "gain+no-average"], tmp_path, 3, "conformer-full", 2, "cpu", output)
+    ablate.screen(*arguments)
+    figures = json.loads(output.read_text())
+    assert [(f["row"], f["pair"]) for f in figures] == [
+        (row, pair) for pair in (0, 1) for row in ("base", "gain", "gain+no-average")
+    ]
+    assert figures[2]["recipe"]["gain"] == 3.0
+    assert figures[2]["recipe"]["ema"] == 0.0
+    monkeypatch.setattr(ablate, "_train", None)  # nothing is trained again
+    ablate.screen(*arguments)
+    assert json.loads(output.read_text()) == figures
+
+
+def test_log_loss_is_at_the_best_temperature() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(5, size=500)
+    logits = rng.normal(size=(500, 5)).astype(np.float32)
+    logits[np.arange(500), labels] += 1
+    temperature, loss = ablate.tempered(30 * logits, labels)
+    assert loss < log_loss(logits, labels) + 1e-3
+    assert temperature == pytest.approx(30 * ablate.tempered(logits, labels)[0], rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nois", "--root", "."], "no row 'nois'"),
+        (["noise"], "rows need a workspace"),
+    ],
+)
+def test_mistakes_are_said_in_one_message(
+    tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import typer
+
+    tiny.store(tmp_path)
+    workspace = Workspace(tmp_path)
+    make_folds(open_store(workspace.store), workspace.folds_file, k=3)
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    app.command()(ablate.main)
+    result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "figures.json")])
+    assert result.exit_code == 2
+    assert message in result.stderr
