@@ -102,9 +102,7 @@ def screen(rows: list[str], root: Path | None, steps: int, base: str, pairs: int
         for row, v in recipes.items():
             name = {"base": base, "row": row, "steps": steps, "pair": pair, "data": store.hash}
             if _key(name) not in done:
-                figure = name | _train(
-                    Workspace(workspace.root / "ablations"), row, base, v, pair, store, folds, target
-                )
+                figure = name | _train(ours, row, base, v, pair, store, folds, target)
                 _add(output, figure)
                 say(f"{row} {pair}: accuracy {figure['accuracy']:.4f}, {figure['seconds']:.0f} s")
 

@@ -142,6 +142,9 @@ def train(
     budget: Annotated[
         str | None, typer.Option(help="Time for all of it, as 50m or 2h: picks variants, seeds and steps.")
     ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train on all labels what is trained on every fold, for as many steps.")
+    ] = False,
     device: Device = "auto",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes side by side. [default: one per core on CPU, one on a GPU]")
@@ -169,6 +172,7 @@ def train(
         seeds=seed,
         steps=steps,
         budget=budget,
+        refit=refit,
         device=target,
         workers=workers,
     )
@@ -194,6 +198,7 @@ def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") ->
     target = choose_device(device)
     members = choose_members(workspace, split.k, names or [])
     runs = [Run(workspace.runs / member / f"fold{number}") for member in members for number in range(split.k)]
+    runs += [run for run in (Run(workspace.runs / member / "refit") for member in members) if run.finished]
     with progress_bar("predicting") as update:
         for done, run in enumerate(runs):
             predict_again(workspace, job_of(run), store, split, target)

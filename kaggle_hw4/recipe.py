@@ -1,6 +1,6 @@
 """A variant: all of a recipe in one frozen dataclass, which refuses to exist when its fields contradict each other."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from kaggle_hw4.competition import N_MELS
@@ -11,6 +11,21 @@ POOLINGS = ("mean", "simple", "full", "multi-head", "statistics", "attentive-sta
 COSINE_HEADS = ("am-softmax", "aam-softmax")
 HEADS = ("linear", "two-layer", *COSINE_HEADS)
 RESNET_STRIDE = 8  # frames of the input per frame that it pools
+
+# What else decides the shape of a model.
+_SHAPE = (
+    "heads",
+    "d_model",
+    "feedforward",
+    "kernel",
+    "attention_size",
+    "pre_norm",
+    "subsampling",
+    "aggregate",
+    "mean_norm",
+    "embedding",
+    "sub_centres",
+)
 
 
 @dataclass(frozen=True)
@@ -187,11 +202,11 @@ class Variant:
 
     @property
     def architecture(self) -> str:
-        """The model in words, for messages."""
-        return (
-            f"{self.backbone} × {self.layers} (d_model {self.d_model}), {self.pooling} pooling, {self.head} head"
-            f"{f', embedding {self.embedding}' if self.embedding else ''}"
-        )
+        """The model in words, for messages: backbone, pooling, head, and what else differs from the defaults."""
+        defaults = {field.name: field.default for field in fields(self)}
+        others = [name for name in _SHAPE if getattr(self, name) != defaults[name]]
+        shape = "".join(f", {name} {getattr(self, name)}" for name in others)
+        return f"{self.backbone} of {self.layers} layers{shape}, {self.pooling} pooling, {self.head} head"
 
     def recipe(self) -> dict[str, Any]:
         """All fields as JSON holds them, as recorded with a run."""

@@ -11,10 +11,12 @@ from kaggle_hw4.folds import Folds
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.workspace import Workspace, content_hash, read_json, write_json
 
+REFIT = -1  # as a fold: none is held out
+
 
 @dataclass(frozen=True)
 class Job:
-    """One model to train: `name` is the variant's, `fold` the fold held out."""
+    """One model to train: `name` is the variant's, `fold` the fold held out, or REFIT."""
 
     name: str
     variant: Variant
@@ -26,12 +28,21 @@ class Job:
         return member_name(self.name, self.seed)
 
     def __str__(self) -> str:
-        return f"{self.member} fold {self.fold}"
+        return f"{self.member} {self.held_out}"
+
+    @property
+    def refit(self) -> bool:
+        """Trained on all labels: without out-of-fold logits, or any cross-validation of its own."""
+        return self.fold == REFIT
+
+    @property
+    def held_out(self) -> str:
+        return "refit" if self.refit else f"fold {self.fold}"
 
     @property
     def torch_seed(self) -> int:
         """The same fold and seed see the same crops under every variant, so that variants compare in pairs."""
-        return self.seed * 1000 + self.fold
+        return self.seed * 1000 + (999 if self.refit else self.fold)
 
 
 def member_name(variant: str, seed: int) -> str:
@@ -57,11 +68,12 @@ def job_of(run: "Run") -> Job:
 
 @dataclass(frozen=True)
 class Run:
-    """The folder `runs/<member>/fold<k>` of a job.
+    """The folder `runs/<member>/fold<k>` of a job, or `runs/<member>/refit`.
 
     `run.json` says what it was made from, `log.jsonl` how it went, `checkpoint.pt` where to go on;
     at the end `weights.safetensors`, `oof.npy` (validation utterances of the fold, speakers) and
-    `test.npy` (test utterances, speakers), float32 logits, and last `result.json`.
+    `test.npy` (test utterances, speakers), float32 logits, and last `result.json`. A refit
+    has no `oof.npy`, and no accuracy in `result.json`.
     """
 
     folder: Path
@@ -116,7 +128,7 @@ class Run:
 
 
 def run_of(workspace: Workspace, job: Job) -> Run:
-    return Run(workspace.runs / job.member / f"fold{job.fold}")
+    return Run(workspace.runs / job.member / ("refit" if job.refit else f"fold{job.fold}"))
 
 
 def identity(job: Job, store: Store, folds: Folds) -> dict[str, Any]:

@@ -52,9 +52,10 @@ def plan_lines(plan: "Plan", device: "torch.device") -> str:
     lines = [f"{len(todo)} jobs to do, {len(plan.jobs) - len(todo)} done already, {len(started)} begun:"]
     for name in dict.fromkeys(planned.job.member for planned in todo):
         mine = [planned for planned in todo if planned.job.member == name]
-        folds = ", ".join(str(planned.job.fold) for planned in mine)
+        folds = "fold " + ", ".join(str(planned.job.fold) for planned in mine)
+        where = "all labels" if mine[0].job.refit else folds
         steps = sum(planned.job.variant.steps - planned.done_steps for planned in mine)
-        lines.append(f"  {name}: fold {folds}; {steps:,} steps, {duration(sum(p.seconds for p in mine))}")
+        lines.append(f"  {name}: {where}; {steps:,} steps, {duration(sum(p.seconds for p in mine))}")
     together = max(map(len, plan.groups))
     how = f"{plan.workers} at a time" if plan.workers > 1 else "one at a time"
     if together > 1:

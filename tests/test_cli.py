@@ -72,6 +72,20 @@ def test_a_variant_that_cannot_be_is_refused_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_refit_takes_its_steps_from_cross_validation_and_refuses_without(root: Path) -> None:
+    train = ["train", "--variant", "sample"]
+    refused(run(*train, "--refit", root=root), 2, "sample-s0 is not trained on fold 0", "--fold all --variant sample")
+    refused(run(*train, "--refit", "--steps", "3", root=root), 2, "takes the steps of its cross-validation")
+    assert run(*train, "--steps", "3", "--workers", "1", root=root).exit_code == 0
+    done = run(*train, "--refit", "--workers", "1", root=root)
+    assert done.exit_code == 0, done.output
+    assert "sample-s0: all labels; 3 steps" in done.stderr
+    assert "without an accuracy of its own" in done.stderr
+    assert json.loads((root / "runs" / "sample-s0" / "refit" / "result.json").read_text())["steps"] == 3
+    assert run("predict", root=root).exit_code == 0
+    assert run("ensemble", root=root).exit_code == 0
+
+
 def test_data_packs_once_and_refuses_another_source(tmp_path: Path) -> None:
     source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
     result = run("data", "--from", str(source), "--json", root=tmp_path)

@@ -428,3 +428,25 @@ def test_buckets_hold_every_utterance_once_within_bounds() -> None:
     for bucket in buckets:
         longest = lengths[bucket].max()
         assert len(bucket) == 1 or (len(bucket) * longest <= 16_384 and len(bucket) * longest**2 <= 4_000_000)
+
+
+def test_pieces_longer_than_their_utterance_start_over_when_asked_to(tmp_path: Path) -> None:
+    store = tiny.store(tmp_path)
+    frames = Frames(store, torch.device("cpu"))
+    starts, lengths = torch.tensor(store.offsets[:3]), torch.tensor([7, 20, 15])
+    padded, repeated = (frames.gather(starts, lengths, 20, start_over=over) for over in (False, True))
+    for row, length in enumerate(lengths.tolist()):
+        once = torch.from_numpy(store.frames[store.offsets[row] : store.offsets[row] + length].astype("float32"))
+        assert torch.equal(repeated[row], torch.cat([once] * 3)[:20])
+        assert torch.equal(padded[row], torch.cat([once, once[-1:].expand(20 - length, 40)]))
+
+
+def test_each_step_can_have_crops_of_its_own_length(tmp_path: Path) -> None:
+    store = tiny.store(tmp_path)
+    sampler = CropSampler(store, store.train_rows, crop=20, batch=6, seed=0)
+    crops = np.array([10, 30, 20])
+    mixed = sampler.batches(5, 8, crops)
+    for step, crop in enumerate(crops):
+        alone = CropSampler(store, store.train_rows, crop=int(crop), batch=6, seed=0).batches(5 + step, 6 + step)
+        for one, other in zip(mixed, alone, strict=True):
+            np.testing.assert_array_equal(one[step], other[0])

@@ -19,8 +19,9 @@ from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.store import open_store
 from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.folds import make_folds
+from kaggle_hw4.inference import predict
 from kaggle_hw4.models.classifier import SpeakerClassifier
-from kaggle_hw4.runs import Job, Run, claim, identity, job_of, run_of, with_steps
+from kaggle_hw4.runs import REFIT, Job, Run, claim, identity, job_of, run_of, with_steps
 from kaggle_hw4.training import trainer
 from kaggle_hw4.training.artefacts import predict_again
 from kaggle_hw4.training.precision import LossScale
@@ -178,6 +179,30 @@ def test_logits_are_those_of_whole_utterances_one_at_a_time(session: Session) ->
             np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+def test_crops_at_test_time_are_averaged_with_the_whole(session: Session) -> None:
+    v = replace(small("conformer-full"), test_crops=3)
+    torch.manual_seed(0)
+    model = SpeakerClassifier(v, 4).eval()
+    rows = session.store.train_rows
+    frames = Frames(session.store, CPU)
+    logits = predict(model, frames, rows, crops=3, crop=40)
+    lengths = session.store.lengths[rows]
+    assert lengths.min() <= 40 < lengths.max()
+    for row, got in zip(rows, logits, strict=True):
+        start, length = session.store.offsets[row], session.store.lengths[row]
+        x = torch.from_numpy(session.store.frames[start : start + length].astype(np.float32))[None]
+        with torch.no_grad():
+            expected = model(x)[0]
+            if length > 40:
+                starts = [0, (length - 40) // 2, length - 40]
+                crops = [model(x[:, first : first + 40])[0] for first in starts]
+                expected = (expected + torch.stack(crops).mean(0)) / 2
+        np.testing.assert_allclose(got, expected.numpy(), atol=1e-5)
+    run, plain = (session.do(Job(name, r, 0, 0)) for name, r in (("crops", v), ("plain", replace(v, test_crops=0))))
+    assert run.weights.stat().st_size == plain.weights.stat().st_size
+    assert run.oof.read_bytes() != plain.oof.read_bytes()
+
+
 def test_predicting_again_gives_the_same_logits(session: Session) -> None:
     job = Job("conformer-full", small("conformer-full"), seed=0, fold=0)
     run = session.do(job)
@@ -232,6 +257,44 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(session: Sessio
     ours.write_bytes(ours.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"checkpoint\.pt cannot be read"):
         session.do(job)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_and_both_are_named(session: Session) -> None:
+    job, other = (Job("sample", replace(small("sample"), d_model=d), seed=0, fold=0) for d in (16, 32))
+    elsewhere = copy_of(session, "elsewhere")
+    for place, one in ((session, job), (elsewhere, other)):
+        with pytest.raises(Stopped):
+            place.do(one, after(5))
+    shutil.copy(run_of(elsewhere.workspace, other).checkpoint, run_of(session.workspace, job).checkpoint)
+    with pytest.raises(DataError, match=r"another model \(.*d_model 32.*than sample-s0 fold 0 trains \(.*d_model 16"):
+        session.do(job)
+
+
+def test_weights_of_another_architecture_are_refused_and_both_are_named(session: Session) -> None:
+    job, other = (Job("sample", replace(small("sample"), layers=n), seed=0, fold=0) for n in (1, 2))
+    elsewhere = copy_of(session, "elsewhere")
+    run, theirs = session.do(job), elsewhere.do(other)
+    shutil.copy(theirs.weights, run.weights)
+    result = json.loads(run.result.read_text()) | {"weights": json.loads(theirs.result.read_text())["weights"]}
+    run.result.write_text(json.dumps(result))
+    with pytest.raises(DataError, match=r"another model \(transformer of 2 layers.*trained \(transformer of 1 layers"):
+        predict_again(session.workspace, job, session.store, session.folds, CPU)
+
+
+def test_a_refit_trains_on_all_labels_and_says_that_it_has_no_score(session: Session) -> None:
+    v = small("sample")
+    job = Job("sample", v, seed=0, fold=REFIT)
+    run = session.do(job)
+    assert run.folder.name == "refit"
+    assert len(session.folds.training_rows(REFIT)) == len(session.store.train_rows)
+    result = json.loads(run.result.read_text())
+    assert (result["accuracy"], result["utterances"], result["oof"]) == (None, 0, None)
+    assert not run.oof.exists()
+    assert np.load(run.test).shape == (len(session.store.test_rows), 4)
+    assert job_of(run) == job
+    before = run.test.read_bytes()
+    predict_again(session.workspace, job, session.store, session.folds, CPU)
+    assert run.test.read_bytes() == before
 
 
 def test_a_log_cut_by_a_kill_is_continued(session: Session) -> None:

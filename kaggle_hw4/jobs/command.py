@@ -9,7 +9,7 @@ from kaggle_hw4.jobs.budget import allot, kept, parse_duration
 from kaggle_hw4.jobs.local import default_workers
 from kaggle_hw4.jobs.plan import Plan, choose_folds, costs_on, make_plan
 from kaggle_hw4.recipe import Variant
-from kaggle_hw4.runs import with_steps
+from kaggle_hw4.runs import REFIT, Job, check_identity, identity, job_of, member_name, run_of, with_steps
 from kaggle_hw4.variants import expand, variant
 from kaggle_hw4.workspace import Workspace
 
@@ -24,20 +24,31 @@ def plan_training(
     seeds: list[int] | None,
     steps: int | None,
     budget: str | None,
+    refit: bool = False,
     device: torch.device,
     workers: int | None,
 ) -> tuple[Plan, float | None]:
     """The plan, and the seconds it may take (None without `budget`).
 
     Raises:
-        UsageError: an unknown variant or fold, crops longer than any utterance, no duration, or one too short.
+        UsageError: an unknown variant or fold, crops longer than any utterance, no duration, or one too short;
+            `refit` of what is not cross-validated, or with options that contradict it.
         DataError: see `make_plan`.
     """
     if device.type == "cpu":
         torch.set_num_threads(1)  # as the workers: the plan's times are theirs
     workers = workers or default_workers(device.type)
-    fold_numbers = choose_folds(fold, folds.k)
-    chosen = {name: with_steps(variant(name), steps) for name in expand(names)}
+    if refit:
+        if fold != "all" or steps is not None or budget is not None:
+            raise UsageError(
+                "--refit with --fold, --steps or --budget",
+                "A refit holds out no fold and takes the steps of its cross-validation: leave these out.",
+            )
+        fold_numbers = [REFIT]
+        chosen = {name: cross_validated(workspace, store, folds, name, seeds or [0]) for name in expand(names)}
+    else:
+        fold_numbers = choose_folds(fold, folds.k)
+        chosen = {name: with_steps(variant(name), steps) for name in expand(names)}
     for name, v in chosen.items():
         check_fits(name, v, store)
     seconds = None if budget is None else parse_duration(budget)
@@ -70,6 +81,32 @@ def plan_training(
         member_by_member=seconds is not None,
     )
     return plan, seconds
+
+
+def cross_validated(workspace: Workspace, store: Store, folds: Folds, name: str, seeds: list[int]) -> Variant:
+    """The recipe, steps included, with which `name` was trained on every fold with each of `seeds`.
+
+    Raises:
+        UsageError: a fold is not trained to its end, or the recipes differ.
+        DataError: a run was made from something else.
+    """
+    recipes: list[Variant] = []
+    for seed in seeds:
+        for fold in range(folds.k):
+            run = run_of(workspace, Job(name, variant(name), seed, fold))
+            if not run.finished:
+                raise UsageError(
+                    f"{member_name(name, seed)} is not trained on fold {fold}: a refit takes its steps from there",
+                    f"Run `kaggle-hw4 train --fold all --variant {name} --seed {seed}` first.",
+                )
+            job = job_of(run)
+            check_identity(run, identity(job, store, folds))
+            recipes.append(job.variant)
+    if any(recipe != recipes[0] for recipe in recipes):
+        raise UsageError(
+            f"the folds or seeds of {name} were trained with different recipes", "Refit the seeds one at a time."
+        )
+    return recipes[0]
 
 
 def check_fits(name: str, v: Variant, store: Store) -> None:

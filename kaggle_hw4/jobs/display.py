@@ -73,10 +73,13 @@ class TrainingDisplay:
         cut = (
             f"; ended at step {result['steps']} for lack of time" if result["steps"] < planned.job.variant.steps else ""
         )
-        say(
-            f"{planned.job}: accuracy {result['accuracy']:.4f} on {result['utterances']} whole utterances "
-            f"({result['crop_accuracy']:.4f} on crops), {duration(result['train_seconds'])}{cut}"
+        shown = (
+            "trained on all labels, so without an accuracy of its own"
+            if planned.job.refit
+            else f"accuracy {result['accuracy']:.4f} on {result['utterances']} whole utterances "
+            f"({result['crop_accuracy']:.4f} on crops)"
         )
+        say(f"{planned.job}: {shown}, {duration(result['train_seconds'])}{cut}")
 
 
 def _progress(run: Run) -> tuple[int, str]:

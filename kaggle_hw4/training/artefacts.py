@@ -1,5 +1,6 @@
 """What a finished job leaves: logits and result, written at its end or again from its weights."""
 
+import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from kaggle_hw4.data.crops import Frames
@@ -16,6 +18,7 @@ from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.inference import accuracy, log_loss, predict, predict_crops
 from kaggle_hw4.models.classifier import SpeakerClassifier
+from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, Run, check_identity, identity, run_of
 from kaggle_hw4.training.stopping import locked
 from kaggle_hw4.workspace import Workspace, atomic_path, file_hash, read_json, write_json
@@ -30,27 +33,30 @@ def write_logits(
     training: dict[str, Any],
     tick: Callable[[], None],
 ) -> None:
-    """Write `oof.npy`, `test.npy` and then `result.json` (`training` is part of it): the run is finished."""
-    store, held_out = frames.store, folds.validation_rows(job.fold)
-    labels = store.labels[held_out]
-    v = job.variant
-    oof, test = (
-        predict(model, frames, rows, tick, crops=v.test_crops, crop=v.longest_crop)
-        for rows in (held_out, store.test_rows)
-    )
-    _save_array(run.oof, oof)
-    _save_array(run.test, test)
-    crops = predict_crops(model, frames, held_out, job.variant.crop)
-    result = {
-        "accuracy": accuracy(oof, labels),
-        "log_loss": log_loss(oof, labels),
-        "crop_accuracy": accuracy(crops, labels),
-        "utterances": len(labels),
-        **training,
-        "oof": file_hash(run.oof),
-        "test": file_hash(run.test),
-    }
-    write_json(run.result, result)
+    """Write `oof.npy`, `test.npy` and then `result.json` (`training` is part of it): the run is finished.
+
+    A refit, which holds out nothing, has no `oof.npy`, and null for what is measured on it.
+    """
+    v, store, held_out = job.variant, frames.store, folds.validation_rows(job.fold)
+
+    def logits(rows: np.ndarray) -> np.ndarray:
+        return predict(model, frames, rows, tick, crops=v.test_crops, crop=v.longest_crop)
+
+    measured: dict[str, Any] = {"accuracy": None, "log_loss": None, "crop_accuracy": None, "utterances": 0}
+    if not job.refit:
+        labels = store.labels[held_out]
+        oof = logits(held_out)
+        _save_array(run.oof, oof)
+        crops = predict_crops(model, frames, held_out, v.crop)
+        measured = {
+            "accuracy": accuracy(oof, labels),
+            "log_loss": log_loss(oof, labels),
+            "crop_accuracy": accuracy(crops, labels),
+            "utterances": len(labels),
+        }
+    _save_array(run.test, logits(store.test_rows))
+    hashes = {"oof": None if job.refit else file_hash(run.oof), "test": file_hash(run.test)}
+    write_json(run.result, measured | training | hashes)
 
 
 def predict_again(workspace: Workspace, job: Job, store: Store, folds: Folds, device: torch.device) -> None:
@@ -63,13 +69,19 @@ def predict_again(workspace: Workspace, job: Job, store: Store, folds: Folds, de
     again = f"Delete {run.folder} and train it again."
     if not run.finished:
         raise DataError(f"{job} is not trained to its end", f"Run `kaggle-hw4 train --variant {job.name}` first.")
-    check_identity(run, identity(job, store, folds))
+    expected = identity(job, store, folds)
+    check_identity(run, expected)
     result = read_json(run.result, again)
     model = SpeakerClassifier(job.variant, len(store.speakers))
     try:
         if file_hash(run.weights) != result["weights"]:
             raise DataError(f"{run.weights} is not the file that was written: its checksum differs", again)
-        model.load_state_dict(load(run.weights.read_bytes()))
+        with safe_open(run.weights, "pt") as file:
+            made_from = json.loads(file.metadata()["run"])
+        if made_from["hash"] != expected["hash"]:
+            there, ours = Variant(**made_from["recipe"]).architecture, job.variant.architecture
+            raise DataError(f"{run.weights} holds another model ({there}) than {job} trained ({ours})", again)
+        model.load_state_dict(load_file(run.weights))
     except DataError:
         raise
     except Exception as error:  # safetensors has errors of its own, and so has a wrong shape

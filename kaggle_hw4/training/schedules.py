@@ -61,8 +61,10 @@ def validation_steps(v: Variant, held_out_frames: int) -> list[int]:
     """The steps after which a training looks at its held-out utterances: at most four, evenly spread.
 
     Fewer where they would take more than a tenth of the training; a frame predicted costs a third of
-    one trained on.
+    one trained on. None where nothing is held out.
     """
+    if not held_out_frames:
+        return []
     affordable = int(0.1 * v.steps * v.batch * mean_crop(v) / (held_out_frames / 3))
     count = min(4, affordable, v.steps - 1)
     return [v.steps * (i + 1) // (count + 1) for i in range(count)]

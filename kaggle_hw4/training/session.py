@@ -61,9 +61,11 @@ def _saved(workspace: Workspace, job: Job, store: Store, folds: Folds) -> State 
         return None
     state, expected = load_checkpoint(path), identity(job, store, folds)["hash"]
     if state["run"] != expected:
-        raise DataError(
-            f"{path} belongs to the run {state['run']}, not {expected}", "Delete it: this training starts over."
-        )
+        there, ours = state.get("architecture"), job.variant.architecture
+        cause = f"belongs to the run {state['run']}, not {expected}"
+        if there not in (None, ours):
+            cause = f"holds another model ({there}) than {job} trains ({ours})"
+        raise DataError(f"{path} {cause}", "Delete it: this training starts over.")
     return state
 
 

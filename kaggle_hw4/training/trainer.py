@@ -181,6 +181,7 @@ class Trainer:
     def state(self, m: int) -> State:
         """All that model `m` needs to go on, alone or in another group."""
         return {
+            "architecture": self.variant.architecture,
             "layout": self.group.layout(),
             "weights": self.group.weights.detach()[m].clone(),
             "average": self.average[m].clone(),
