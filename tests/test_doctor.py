@@ -4,10 +4,11 @@ import subprocess
 from typing import Any
 
 import pytest
-from kaggle_support import SLUG, Server, json_error
+from kaggle_support import SLUG, Server
 
 from kaggle_hw4 import doctor
 from kaggle_hw4.doctor import Finding, examine, matching
+from kaggle_hw4.rehearsal.faults import refusal
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_without_credentials(told: list[Any]) -> None:
 
 @pytest.mark.parametrize(("status", "remedy"), [(401, "take it away"), (403, f"{SLUG}/rules")])
 def test_kaggle_says_no(kaggle: Server, told: list[Any], status: int, remedy: str) -> None:
-    kaggle.disturb("DownloadDataFiles", json_error(status, b'{"code": %d, "message": "No"}' % status))
+    kaggle.disturb("DownloadDataFiles", refusal(status, "No"))
     finding = named(examine(SLUG), "Kaggle")
     assert not finding.ok
     assert remedy in finding.remedy
@@ -59,7 +60,7 @@ def test_kaggle_says_no(kaggle: Server, told: list[Any], status: int, remedy: st
 def test_no_secret_is_shown(kaggle: Server, told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_KEY", "0123456789abcdef")
     monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_fedcba9876543210")
-    kaggle.disturb("IntrospectToken", json_error(401, b'{"code": 401, "message": "Unauthenticated"}'))
+    kaggle.disturb("IntrospectToken", refusal(401, "Unauthenticated"))
     shown = repr(examine(SLUG))
     assert "token from KAGGLE_API_TOKEN" in shown
     assert "0123456789abcdef" not in shown

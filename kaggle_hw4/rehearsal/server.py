@@ -12,7 +12,7 @@ import secrets
 import shlex
 import socket
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kaggle_hw4.errors import UsageError
+from kaggle_hw4.rehearsal.faults import Disturbed, Planned
 from kaggle_hw4.rehearsal.scoring import (
-    SCORING_SECONDS,
     SUBMISSIONS_PER_DAY,
     TEAM,
     Refusal,
@@ -65,6 +65,9 @@ class _Api:
 
     def introspect_token(self, message: dict[str, Any], base: str) -> Any:
         return {"active": True, "username": TEAM}
+
+    def generate_access_token(self, message: dict[str, Any], base: str) -> Any:
+        return {"token": secrets.token_urlsafe(16), "expiresIn": 43200, "userName": TEAM}
 
     def list_data_files(self, message: dict[str, Any], base: str) -> Any:
         files = [
@@ -137,6 +140,7 @@ class _Api:
 _COMPETITIONS = "competitions.CompetitionApiService"
 _METHODS: dict[tuple[str, str], Callable[[_Api, dict[str, Any], str], Any]] = {
     ("security.OAuthService", "IntrospectToken"): _Api.introspect_token,
+    ("users.AccountService", "GenerateAccessToken"): _Api.generate_access_token,
     (_COMPETITIONS, "ListDataFiles"): _Api.list_data_files,
     (_COMPETITIONS, "DownloadDataFiles"): _Api.download_data_files,
     (_COMPETITIONS, "DownloadDataFile"): _Api.download_data_file,
@@ -180,7 +184,7 @@ class _AbsoluteForm:
 
 
 def build_app(rehearsal: Rehearsal) -> ASGIApp:
-    """The server as an ASGI application. Whatever shall disturb its answers can be wrapped around it."""
+    """The server as an ASGI application. `faults.Disturbed` can be wrapped around it."""
     api = _Api(rehearsal)
 
     async def archive(request: Request) -> Response:
@@ -218,20 +222,26 @@ def serve(
     folder: Path,
     port: int = 0,
     *,
-    scoring_seconds: float = SCORING_SECONDS,
+    faults: Sequence[Planned] = (),
     on_ready: Callable[[int], None] | None = None,
+    on_fault: Callable[[str, str], None] = lambda method, summary: None,
 ) -> None:
     """Serve `folder` on 127.0.0.1 until Ctrl-C; port 0 takes a free one, `on_ready` is told which.
+
+    `on_fault` is told the method and the fault of every request that one of `faults` meets.
 
     Raises:
         DataError: archive or answers are missing or malformed.
         UsageError: the port cannot be had.
     """
-    app = build_app(Rehearsal(folder, scoring_seconds=scoring_seconds))
+    app = Disturbed(build_app(Rehearsal(folder)), list(faults), on_fault)
     listener = listen(port)
     if on_ready:
         on_ready(listener.getsockname()[1])
-    config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+    # The server's own log would tell of every fault as of a bug in the application.
+    config = uvicorn.Config(
+        app, log_level="critical" if faults else "warning", lifespan="off", timeout_graceful_shutdown=1
+    )
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:
