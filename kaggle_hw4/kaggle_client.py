@@ -229,7 +229,7 @@ def _submission(item: Any) -> Submission:
     date = item.date
     return Submission(
         ref=int(item.ref),
-        date=date.isoformat() + "Z" if date else None,
+        date=date.isoformat(timespec="milliseconds") + "Z" if date else None,
         description=item.description or "",
         file_name=item.file_name or "",
         status=item.status.name,

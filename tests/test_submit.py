@@ -1,8 +1,5 @@
 """Validation, at most one submission, waiting and the ledger, against the rehearsal server."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -252,47 +249,6 @@ def test_a_failed_upload_is_no_submission(
         send(workspace, csv_path)
     assert kaggle.requests.count("CreateSubmission") == 0
     assert Ledger(workspace.ledger).all(SLUG) == []
-
-
-KILLED = """
-import os, sys
-from pathlib import Path
-from kaggle_hw4 import submit as module
-from kaggle_hw4.workspace import Workspace
-from kaggle_support import IDS, SLUG, SPEAKERS
-if sys.argv[3] == "before":
-    module.KaggleClient.submit = lambda *arguments: os._exit(9)
-if sys.argv[3] == "after":
-    whole = module.KaggleClient.submit
-    module.KaggleClient.submit = lambda *arguments: (whole(*arguments), os._exit(9))
-row = module.submit(
-    SLUG, Workspace(Path(sys.argv[1])), Path(sys.argv[2]), test_ids=IDS, speakers=SPEAKERS, report=print
-)
-print(row.ref)
-"""
-
-
-def start(workspace: Workspace, csv_path: Path, kill: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(["tests", "."])}
-    command = [sys.executable, "-c", KILLED, str(workspace.root), str(csv_path), kill]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-
-
-@pytest.mark.parametrize("kill", ["before", "after"])
-def test_killed_around_the_submission(kaggle: Server, workspace: Workspace, csv_path: Path, kill: str) -> None:
-    assert start(workspace, csv_path, kill).wait() == 9
-    assert row_of(workspace).state == "sending"
-    row = send(workspace, csv_path)
-    assert row == row_of(workspace)
-    assert row.state == "complete"
-    assert len(kaggle.rehearsal.entries) == 1
-
-
-def test_two_at_once_make_one(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
-    both = [start(workspace, csv_path, "never") for _ in range(2)]
-    refs = {process.communicate()[0].split()[-1] for process in both}
-    assert refs == {str(kaggle.rehearsal.entries[0].ref)}
-    assert len(kaggle.rehearsal.entries) == 1
 
 
 # --- sync --------------------------------------------------------------------------------------
