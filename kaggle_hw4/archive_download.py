@@ -87,7 +87,7 @@ def _fetch(part: Path, ask: Callable[[], Any], calls: Calls, progress: Progress)
                     tries = 0
                     calls.succeeded()
                     calls.failed(time.monotonic())
-                pause = 0.5 * 2**tries
+                pause = 0.25 * 2**tries
                 if tries == _TRIES or not calls.bears(pause):
                     raise
             else:

@@ -31,12 +31,16 @@ def answer(status: int, body: bytes = b"", **headers: str) -> Fault:
     async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive()).get("more_body"):  # a client that is still sending would not listen
             pass
-        pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        pairs.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": pairs})
-        await send({"type": "http.response.body", "body": body})
+        await _respond(send, status, body, **headers)
 
     return fault
+
+
+async def _respond(send: Send, status: int, body: bytes, **headers: str) -> None:
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    pairs.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
 
 
 def json_answer(status: int, content: Any) -> Fault:
@@ -152,23 +156,9 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Fault:
         await app(scope, receive, keep)
         content = json.loads(b"".join(message.get("body", b"") for message in messages))
         change(content)
-        await json_answer(messages[0]["status"], content)(app, scope, receive, send)
+        await _respond(send, messages[0]["status"], json.dumps(content).encode(), content_type="application/json")
 
     return fault
-
-
-def when(header_name: bytes, beginning: bytes, fault: Fault) -> Fault:
-    """`fault` for requests with such a header; others are served as they should."""
-
-    async def chosen(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        value = dict(scope["headers"]).get(header_name, b"")
-        await (fault if value.lower().startswith(beginning) else _served)(app, scope, receive, send)
-
-    return chosen
-
-
-async def _served(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    await app(scope, receive, send)
 
 
 def _tomorrow() -> str:
@@ -190,26 +180,31 @@ def _each_submission(change: dict[str, Any], *without: str) -> Callable[[dict[st
 
 @dataclass(frozen=True)
 class Planned:
-    """A fault of the next `times` requests to `method`."""
+    """A fault of the next `times` requests to `method`; `only` of those with a header that begins so."""
 
     summary: str
     fault: Fault
     method: str = "*"
     times: int = 1
+    only: tuple[bytes, bytes] | None = None
+
+    def meets(self, scope: Scope) -> bool:
+        name, beginning = self.only or (b"", b"")
+        sent = dict(scope["headers"]).get(name, b"")
+        return self.times > 0 and self.method in ("*", method_of(scope)) and sent.lower().startswith(beginning)
 
 
 _SCORES = ("publicScore", "privateScore")
 FAULTS = {
     "unauthorized": Planned("401 to every request", refusal(401, "Unauthenticated"), times=ALWAYS),
     "stale-token": Planned(
-        "401 to every token, not to a key", when(b"authorization", b"bearer", refusal(401, "Unauthenticated")),
-        times=ALWAYS,
+        "401 to every token, not to a key", refusal(401, "Unauthenticated"), "*", ALWAYS, (b"authorization", b"bearer")
     ),
     "rules": Planned("403: the rules are not accepted", refusal(403, "Forbidden"), times=ALWAYS),
     "closed": Planned(
         "400: the competition is closed", refusal(400, "The competition is closed"), "CreateSubmission", ALWAYS
     ),
-    "rate-limit": Planned("429, Retry-After 2 s", answer(429, retry_after="2")),
+    "rate-limit": Planned("429, Retry-After 1 s", answer(429, retry_after="1")),
     "unavailable": Planned("500 without a text", answer(500)),
     "bad-gateway": Planned("502 with an HTML page", answer(502, _HTML, content_type="text/html")),
     "broken-json": Planned("200 with half an object", json_answer(200, b'{"submissions": ['), times=ALWAYS),
@@ -222,7 +217,7 @@ FAULTS = {
     "cut": Planned("the archive breaks off after 1.5 MB", cut_after(1_500_000), "GET"),
     "expired": Planned(
         "the archive's address has expired: 403 to a resumed download",
-        when(b"range", b"bytes", answer(403, b"<Error>Expired</Error>", content_type="application/xml")), "GET",
+        answer(403, b"<Error>Expired</Error>", content_type="application/xml"), "GET", 1, (b"range", b"bytes"),
     ),
     "corrupt": Planned("the archive's bytes are wrong, its length right", body(lambda piece: bytes(len(piece))), "GET"),
     "truncated": Planned(
@@ -276,11 +271,10 @@ class Disturbed:
     on_fault: Callable[[str, str], None] = lambda method, summary: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method = method_of(scope)
         for number, planned in enumerate(self.plan):
-            if planned.times and planned.method in ("*", method):
+            if planned.meets(scope):
                 self.plan[number] = replace(planned, times=planned.times - 1)
-                self.on_fault(method, planned.summary)
+                self.on_fault(method_of(scope), planned.summary)
                 await planned.fault(self.app, scope, receive, send)
                 return
         await self.app(scope, receive, send)
