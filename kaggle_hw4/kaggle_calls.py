@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from email.utils import formatdate, parsedate_to_datetime
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -238,8 +238,8 @@ def _retry_after(response: Any) -> float | None:
     except ValueError:
         pass
     try:
-        # By the server's clock: this machine's may be wrong.
-        asked, now = (parsedate_to_datetime(text) for text in (value, response.headers.get("Date", "")))
-        return max(0.0, (asked - now).total_seconds())
+        # By the server's clock if it tells: this machine's may be wrong.
+        now = response.headers.get("Date") or formatdate(usegmt=True)
+        return max(0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(now)).total_seconds())
     except (ValueError, TypeError):
         return None

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.types import Receive, Scope, Send
@@ -72,7 +73,8 @@ class Port:
 def running() -> Iterator[Port]:
     with listen(0) as listener:
         port = Port(listener.getsockname()[1])
-        config = uvicorn.Config(port, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+        options: dict[str, Any] = {"lifespan": "off", "timeout_graceful_shutdown": 1, "date_header": False}
+        config = uvicorn.Config(port, log_level="critical", **options)
         runner = uvicorn.Server(config)
         thread = threading.Thread(target=runner.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
