@@ -228,7 +228,7 @@ def _message(response: Any) -> str:
         text = inner.get("message") if isinstance(inner, dict) else content.get("message")
     except (ValueError, AttributeError):  # HTML, or no object
         return ""
-    return redacted(" ".join(str(text or "").split())[:300])
+    return redacted(" ".join(str(text or "").split()))[:300]
 
 
 def _retry_after(response: Any) -> float | None:
