@@ -300,7 +300,7 @@ def doctor(
     from kaggle_hw4.doctor import examine
     from kaggle_hw4.views import findings_table
 
-    findings = examine(_edition(ctx.obj).slug, online=online)
+    findings = examine(_edition(ctx.obj).slug, ctx.obj, online=online)
     _emit(as_json, [vars(finding) for finding in findings], lambda: findings_table(findings))
     if not all(finding.ok for finding in findings):
         raise typer.Exit(DataError.exit_code)

@@ -18,8 +18,12 @@ class Competition:
     baselines: dict[str, float] = field(default_factory=dict)
 
     @property
+    def url(self) -> str:
+        return f"https://www.kaggle.com/competitions/{self.slug}"
+
+    @property
     def rules_url(self) -> str:
-        return f"https://www.kaggle.com/competitions/{self.slug}/rules"
+        return f"{self.url}/rules"
 
 
 _EDITIONS = {

@@ -4,6 +4,7 @@ The client takes the first it finds: token, user name with key, OAuth. It says n
 took nor that a file was broken, and a token that has expired hides a good key.
 """
 
+import base64
 import json
 import os
 import sys
@@ -14,6 +15,8 @@ from typing import Literal
 from kaggle_hw4.errors import RefusedError
 
 _SETTINGS = "https://www.kaggle.com/settings/api"
+_TOKEN_FILES = ("~/.kaggle/access_token", "~/.kaggle/access_token.txt")
+_SHORTEST_SECRET = 8  # characters; Kaggle's have 32 and more, and a short word would be cut out of plain text
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ def kaggle_json_problem() -> str:
     path = config_dir() / "kaggle.json"
     if not path.exists():
         return ""
+    if not os.access(path, os.R_OK):
+        return f"{path}: cannot be read"
     values = _read_object(path)
     if values is None:
         return f"{path}: not valid JSON"
@@ -75,20 +80,38 @@ def kaggle_json_problem() -> str:
     return f"{path}: has no {' and no '.join(missing)}" if missing else ""
 
 
+def redacted(text: str) -> str:
+    """`text` without any secret of the credentials in reach: a server may repeat what it was sent."""
+    for secret in sorted(_secrets(), key=len, reverse=True):
+        text = text.replace(secret, "…")
+    return text
+
+
+def _secrets() -> set[str]:
+    stored = _read_object(config_dir() / "kaggle.json") or {}
+    oauth = _read_object(Path("~/.kaggle/credentials.json").expanduser()) or {}
+    user, key = (os.environ.get(f"KAGGLE_{name.upper()}") or stored.get(name) for name in ("username", "key"))
+    basic = base64.b64encode(f"{user}:{key}".encode()).decode()
+    found = [os.environ.get("KAGGLE_KEY"), stored.get("key"), basic, os.environ.get("KAGGLE_API_TOKEN")]
+    found += [oauth.get(name) for name in ("refresh_token", "access_token")]
+    files = [os.environ.get("KAGGLE_API_TOKEN"), os.environ.get("KAGGLE_API_V1_TOKEN"), *_TOKEN_FILES]
+    found += [_text_of(Path(name).expanduser()) for name in files if name]
+    return {secret for secret in found if isinstance(secret, str) and len(secret) >= _SHORTEST_SECRET}
+
+
 def _token() -> Credential | None:
     # A hosted notebook of Kaggle's own brings a token in a file.
     if os.environ.get("KAGGLE_KERNEL_RUN_TYPE") and os.environ.get("KAGGLE_DATA_PROXY_URL"):
         path = os.environ.get("KAGGLE_API_V1_TOKEN", "")
-        if path and _has_text(Path(path)):
+        if path and _text_of(Path(path)):
             return Credential("token", "KAGGLE_API_V1_TOKEN", "unset KAGGLE_API_V1_TOKEN")
     if value := os.environ.get("KAGGLE_API_TOKEN"):
         # It may name a file instead; one without a token in it sends the client to the key.
-        if not _exists(value) or _has_text(Path(value)):
+        if not _exists(value) or _text_of(Path(value)):
             return Credential("token", "KAGGLE_API_TOKEN", "unset KAGGLE_API_TOKEN")
         return None
-    for name in ("access_token", "access_token.txt"):
-        path = f"~/.kaggle/{name}"
-        if _has_text(Path(path).expanduser()):
+    for path in _TOKEN_FILES:
+        if _text_of(Path(path).expanduser()):
             return Credential("token", path, f"rm {path}")
     return None
 
@@ -125,11 +148,12 @@ def _read_object(path: Path) -> dict[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
-def _has_text(path: Path) -> bool:
+def _text_of(path: Path) -> str:
+    """The stripped content of a text file; empty when there is none."""
     try:
-        return bool(path.read_text(encoding="utf-8").strip())
+        return path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
-        return False
+        return ""
 
 
 def _exists(path: str) -> bool:

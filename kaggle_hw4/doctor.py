@@ -2,18 +2,26 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from platform import python_version
+
+from packaging.requirements import Requirement
 
 from kaggle_hw4.credentials import find_credential, kaggle_json_problem
 from kaggle_hw4.errors import HW4Error, RefusedError
-from kaggle_hw4.kaggle_client import KaggleClient
+from kaggle_hw4.kaggle_calls import status_of
+from kaggle_hw4.kaggle_client import KaggleClient, Limits
+from kaggle_hw4.terminal import duration, size
+from kaggle_hw4.workspace import Workspace
 
-_PACKAGES = ("torch", "torchaudio", "torchvision", "timm", "kaggle", "six")
+_SHOWN = ("torch", "torchaudio", "torchvision", "timm", "kaggle", "six")
 _IMPORT_SECONDS = 300.0  # a cold disk takes its time over torch
+_DISK = 10e9  # bytes: the archive, 6.3 GB, and the frames packed as float16, 3.4 GB
+_CLOCK_SECONDS = 300.0  # farther off, certificates and tokens begin to fail
 
 # Run in a process of its own: a torchaudio built for another torch may end it without a traceback.
 _IMPORTS = """
@@ -27,8 +35,9 @@ for name in ("torch", "torchaudio", "torchvision", "timm"):
     else:
         tell(name, "")
 import torch
+tell("CUDA", torch.version.cuda or "")
 if torch.cuda.is_available():
-    tell("device", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}, CUDA {torch.version.cuda}")
+    tell("device", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}")
 elif torch.backends.mps.is_available():
     tell("device", "Apple GPU")
 else:
@@ -46,9 +55,9 @@ class Finding:
     remedy: str = ""
 
 
-def examine(slug: str, online: bool = True) -> list[Finding]:
-    """Examine Python, packages, device and credentials; `online` also asks Kaggle. No secret is shown."""
-    findings = [_python(), *_versions(), *_imports(), *_credentials()]
+def examine(slug: str, workspace: Workspace, online: bool = True) -> list[Finding]:
+    """Examine Python, packages, device, disk and credentials; `online` also asks Kaggle. No secret is shown."""
+    findings = [_python(), *_versions(), *_imports(), _disk(workspace), *_credentials()]
     if online and findings[-1].ok:
         findings += _kaggle(slug)
     return findings
@@ -60,21 +69,35 @@ def _python() -> Finding:
 
 
 def _versions() -> list[Finding]:
-    findings = []
+    """The packages worth seeing, and of all that are declared those that do not fit."""
+    try:
+        declared = [Requirement(text) for text in requires("kaggle-hw4") or ()]
+    except PackageNotFoundError:  # run from its folder without being installed
+        declared = []
+    wanted = {need.name: need for need in declared if need.marker is None}
     found: dict[str, str] = {}
-    for name in _PACKAGES:
+    findings = []
+    for name in dict.fromkeys([*_SHOWN, *wanted]):
+        need = wanted.get(name, Requirement(name))
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            findings.append(Finding(name, False, "not installed", f"pip install {name}"))
+            findings.append(Finding(name, False, "not installed", f"pip install '{need}'"))
             continue
-        wanted = matching(found["torch"], name) if name.startswith("torch") and "torch" in found else ""
-        if wanted and not found[name].startswith(f"{wanted}."):
-            value = f"{found[name]}, but torch {found['torch']} goes with {name} {wanted}"
-            findings.append(Finding(name, False, value, f"pip install '{name}=={wanted}.*'"))
-        else:
+        release = matching(found["torch"], name) if name in _RELEASES and "torch" in found else ""
+        if not need.specifier.contains(found[name], prereleases=True):
+            value = f"{found[name]}, but {need.specifier} is needed"
+            findings.append(Finding(name, False, value, f"pip install '{need}'"))
+        elif release and not found[name].startswith(f"{release}."):
+            value = f"{found[name]}, but torch {found['torch']} goes with {name} {release}"
+            findings.append(Finding(name, False, value, f"pip install '{name}=={release}.*'"))
+        elif name in _SHOWN:
             findings.append(Finding(name, True, found[name]))
     return findings
+
+
+# How far the minor release of each is ahead of torch's.
+_RELEASES = {"torchaudio": ("2", 0), "torchvision": ("0", 15)}
 
 
 def matching(torch: str, package: str) -> str:
@@ -82,8 +105,8 @@ def matching(torch: str, package: str) -> str:
     numbers = re.match(r"2\.(\d+)", torch)
     if numbers is None:
         return ""
-    minor = int(numbers[1])
-    return {"torch": f"2.{minor}", "torchaudio": f"2.{minor}", "torchvision": f"0.{minor + 15}"}[package]
+    major, ahead = _RELEASES[package]
+    return f"{major}.{int(numbers[1]) + ahead}"
 
 
 def _imports() -> list[Finding]:
@@ -102,8 +125,43 @@ def _imports() -> list[Finding]:
         name = order[min(len(told), len(order) - 1)]
         value = f"ends Python (signal {-done.returncode})"
         findings.append(Finding(f"import {name}", False, value, f"pip install --force-reinstall {name}"))
-    findings += [Finding("device", True, value) for name, value, _ in told if name == "device"]
+    values = {name: value for name, value, _ in told}
+    if "device" in values:
+        findings.append(_cuda(values.get("CUDA", ""), values["device"]))
+        findings.append(Finding("device", True, values["device"]))
     return findings
+
+
+def _cuda(built_for: str, device: str) -> Finding:
+    """Whether torch and the driver go together. `built_for`: torch's CUDA release, empty for none."""
+    here = f"torch is built for CUDA {built_for}" if built_for else "torch is built without CUDA"
+    driver = _driver()
+    if not driver or not device.startswith("CPU"):
+        return Finding("CUDA", True, here if driver else f"{here}; there is no NVIDIA driver")
+    value = f"{here}, cannot use the GPU; its driver goes up to CUDA {driver}"
+    if not built_for:
+        return Finding("CUDA", False, value, "pip install --force-reinstall torch torchaudio torchvision")
+    return Finding("CUDA", False, value, f"Update the NVIDIA driver, or install a torch built for CUDA {driver}.")
+
+
+def _driver() -> str:
+    """The CUDA release that the NVIDIA driver goes up to; empty when there is no driver or no GPU."""
+    tool = shutil.which("nvidia-smi")
+    try:
+        shown = subprocess.run([tool], capture_output=True, text=True, timeout=30).stdout if tool else ""
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(r"CUDA[^:|]*Version: *([\d.]+)", shown)
+    return found[1] if found else ""
+
+
+def _disk(workspace: Workspace) -> Finding:
+    folder = next(path for path in (workspace.root, *workspace.root.parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free >= _DISK or workspace.store.exists():
+        return Finding("disk", True, f"{size(free)} free in {workspace.root}")
+    value = f"{size(free)} free in {workspace.root}; archive and packed data take {size(_DISK)}"
+    return Finding("disk", False, value, "Choose another workspace with --root DIR.")
 
 
 def _credentials() -> list[Finding]:
@@ -121,19 +179,34 @@ def _credentials() -> list[Finding]:
 def _kaggle(slug: str) -> list[Finding]:
     try:
         client = KaggleClient(slug)
-        client.check_access()
-        limits = client.limits()
+        ahead = client.check_access()
     except HW4Error as error:
-        return [Finding("Kaggle", False, error.cause, error.remedy)]
-    left = "not known before the first submission"
-    if limits is not None:
-        left = f"{limits.allowed_now} left now, {limits.used_today} made today"
-    return [
-        Finding("Kaggle", True, f"lets you in; the rules of {slug} are accepted"),
-        Finding(
-            "submissions",
-            limits is None or limits.allowed_now > 0,
-            left,
-            "" if limits is None or limits.allowed_now else "New ones are given at 00:00 UTC.",
-        ),
-    ]
+        if status_of(error) != 403:
+            return [Finding("Kaggle", False, error.cause, error.remedy)]
+        return [Finding("Kaggle", True, "lets you in"), Finding("rules", False, error.cause, error.remedy)]
+    findings = [Finding("Kaggle", True, "lets you in"), Finding("rules", True, f"of {slug}: accepted")]
+    try:
+        findings.append(_slots(client.limits()))
+    except HW4Error as error:
+        findings.append(Finding("submissions", False, error.cause, error.remedy))
+    return [*findings, _clock(ahead)]
+
+
+def _slots(limits: Limits | None) -> Finding:
+    if limits is None:
+        return Finding("submissions", True, "not known before the first submission")
+    left = f"{limits.allowed_now} left now, {limits.used_today} made today"
+    if limits.allowed_now:
+        return Finding("submissions", True, left)
+    remedy = "None will be given." if limits.limited_by_total else "New ones are given at 00:00 UTC."
+    return Finding("submissions", False, left, remedy)
+
+
+def _clock(ahead: float | None) -> Finding:
+    """`ahead`: this machine's clock before Kaggle's, in seconds."""
+    if ahead is None:
+        return Finding("clock", True, "not compared: Kaggle tells no time")
+    if abs(ahead) <= _CLOCK_SECONDS:
+        return Finding("clock", True, "agrees with Kaggle's")
+    value = f"{duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} Kaggle's"
+    return Finding("clock", False, value, "sudo timedatectl set-ntp true")

@@ -1,87 +1,36 @@
 """Validate a submission, send it at most once, wait for its score, and record everything.
 
-The unique id of a submission is recorded before it is sent and is part of its description, so that
-after a lost answer or a kill it can be looked up on Kaggle instead of being sent a second time.
+A file is uploaded, recorded as being sent, and only then submitted. The record's unique id is part of
+the submission's description, so that after a lost answer or a kill it can be looked up on Kaggle
+instead of being sent a second time.
 """
 
-import csv
-import io
+import hashlib
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
-from kaggle_hw4.competition import ID_COLUMN, LABEL_COLUMN
-from kaggle_hw4.errors import DataError, HW4Error, PendingError, RefusedError, UnavailableError
+from kaggle_hw4.errors import HW4Error, PendingError, RefusedError, UnavailableError
 from kaggle_hw4.kaggle_client import KaggleClient, MaybeSentError, Submission
 from kaggle_hw4.ledger import Ledger, Row
-from kaggle_hw4.workspace import Workspace, file_hash, storage_errors
+from kaggle_hw4.submission_file import SubmissionFile, load_submission, read_submission
+from kaggle_hw4.workspace import Workspace, storage_errors
 
-_LOOKUPS, _LOOKUP_PAUSE = 3, 2.0  # Kaggle's list may lag behind a submission by a moment
-_LOCK_SECONDS = 120.0
-_POLL_SECONDS = 0.25, 15.0  # from the first pause between two looks at the score to the longest
+__all__ = ["read_submission", "submit", "sync"]
+
+# Kaggle's list may lag behind a submission: how long one is looked for when its answer is lost.
+_LOOKUP_SECONDS, _LOOKUP_PAUSE = 6.0, 2.0
+# A request given up may still be carried out by a slow server. Only a list asked for this long after
+# it shows by its silence that there is no submission.
+_SETTLE_SECONDS = 60.0
+_LOCK_SECONDS = 50.0
+_POLL_SECONDS = 0.25, 10.0  # from the first pause between two looks at the score to the longest
 _RERUN = "Run the same command again, or `kaggle-hw4 board --sync`; nothing is sent twice."
-
-
-def read_submission(path: Path, test_ids: Sequence[str], speakers: Sequence[str]) -> pd.DataFrame:
-    """Read a submission and check it against the test table; the order of its rows is free.
-
-    Returns:
-        A frame with the columns Id and Category, in the file's order.
-
-    Raises:
-        DataError: naming what differs from the test table, and the first row that does.
-    """
-    remedy = f"A submission has the header {ID_COLUMN},{LABEL_COLUMN} and one row per test utterance."
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
-    except FileNotFoundError:
-        raise DataError(f"{path} is missing", "Make a submission with: kaggle-hw4 ensemble") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}", remedy) from error
-    except (OSError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}", remedy) from error
-    if not rows or rows[0] != [ID_COLUMN, LABEL_COLUMN]:
-        raise DataError(f"{path}: its first line is {','.join(rows[0])[:80] if rows else 'empty'!r}", remedy)
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != 2:
-            raise DataError(f"{path}, row {number}: {len(row)} columns instead of 2", remedy)
-    frame = pd.DataFrame(rows[1:], columns=[ID_COLUMN, LABEL_COLUMN], dtype=str)
-    _check_ids(path, list(frame[ID_COLUMN]), test_ids, remedy)
-    known = set(speakers)
-    for number, speaker in enumerate(frame[LABEL_COLUMN], start=2):
-        if speaker not in known:
-            raise DataError(
-                f"{path}, row {number}: there is no speaker {speaker!r} in the training data",
-                f"{LABEL_COLUMN} is a speaker id such as {min(known, default='id00001')}.",
-            )
-    return frame
-
-
-def _check_ids(path: Path, ids: list[str], test_ids: Sequence[str], remedy: str) -> None:
-    expected = set(test_ids)
-    for number, (name, in_order) in enumerate(zip(ids, test_ids, strict=False), start=2):
-        if name not in expected:
-            raise DataError(
-                f"{path}, row {number}: {name!r} is not in the test table, which has {in_order!r} there",
-                "Ids must be as in testdata.json, unchanged; a spreadsheet may have altered them.",
-            )
-    name, count = Counter(ids).most_common(1)[0] if ids else ("", 0)
-    if count > 1:
-        rows = [str(number) for number, other in enumerate(ids, start=2) if other == name]
-        raise DataError(f"{path}: {name} stands in rows {', '.join(rows)}", remedy)
-    if len(ids) != len(test_ids):
-        present = set(ids)
-        missing = next((name for name in test_ids if name not in present), None)
-        first = f"; the first missing is {missing}" if missing else ""
-        raise DataError(f"{path} has {len(ids)} rows instead of {len(test_ids)}{first}", remedy)
 
 
 def submit(
@@ -106,13 +55,13 @@ def submit(
         UnavailableError: Kaggle could not be reached; if it had the file already, a rerun goes on.
         PendingError: not scored within `timeout` seconds, or whether it was sent is not known.
     """
-    frame = read_submission(csv_path, test_ids, speakers)
+    file = load_submission(csv_path, test_ids, speakers)
     if dry_run:
-        report(f"{csv_path}: valid, {len(frame)} rows; nothing was sent (dry run)")
+        report(f"{csv_path}: valid, {len(file.frame)} rows; nothing was sent (dry run)")
         return None
     ledger = Ledger(workspace.ledger)
-    with _alone(workspace.submissions):
-        row = _known(ledger, slug, csv_path, force)
+    with _alone(workspace.submissions / ".submit.lock"):
+        row = _known(ledger, slug, _content_hash(file), force)
         if row is not None and row.state == "complete":
             report(f"{csv_path} was submitted before (ref {row.ref}): its recorded score is shown")
             return row
@@ -120,22 +69,24 @@ def submit(
             raise _error(row)
         client = KaggleClient(slug)
         if row is None or row.state == "sending":
-            row = _send(client, ledger, csv_path, row, ensemble, report)
+            row = _send(client, ledger, file, row, ensemble, report)
+            if not wait:
+                return row
     if wait:
         return _wait(client, ledger, row, timeout, report)
     return _refresh(client, ledger, row)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from sending at the same time."""
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".submit.lock", timeout=_LOCK_SECONDS)
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes from doing the same at the same time."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=_LOCK_SECONDS)
         try:
             lock.acquire()
         except Timeout:
-            raise PendingError("another submit is still sending", _RERUN) from None
+            raise PendingError("another process is still at it", _RERUN) from None
     try:
         yield
     finally:
@@ -148,35 +99,40 @@ def sync(slug: str, workspace: Workspace) -> list[Row]:
     Gives the rows that are new or changed. Raises as KaggleClient and Ledger do.
     """
     ledger = Ledger(workspace.ledger)
-    known = ledger.all(slug)
+    # Listed first: what is being sent now is in the ledger before it is in the list.
+    submissions = KaggleClient(slug).submissions()
     changed = []
-    for submission in KaggleClient(slug).submissions():
-        # By the id first: a server set up anew may give the same references again.
-        row = next((row for row in known if row.id in submission.description), None) or next(
-            (row for row in known if row.ref == submission.ref), None
-        )
-        if row is None:
-            row = ledger.add(
-                Row(
-                    id=f"kaggle-{submission.ref}",
-                    competition=slug,
-                    name=submission.description or submission.file_name,
-                    file=submission.file_name,
-                    csv_hash="",
-                    created=submission.date or _now(),
-                    state="sent",
-                    ref=submission.ref,
-                )
+    with _alone(workspace.submissions / ".sync.lock"):
+        known = ledger.all(slug)
+        for submission in submissions:
+            # By the id first: a server set up anew may give the same references again.
+            row = next((row for row in known if row.id in submission.description), None) or next(
+                (row for row in known if row.ref == submission.ref), None
             )
-            changed.append(_record(ledger, row, submission))
-        elif (updated := _record(ledger, row, submission)) != row:
-            changed.append(updated)
+            if row is None:
+                changed.append(_record(ledger, ledger.add(_foreign(slug, submission)), submission))
+            elif (updated := _record(ledger, row, submission)) != row:
+                changed.append(updated)
     return changed
 
 
-def _known(ledger: Ledger, slug: str, csv_path: Path, force: bool) -> Row | None:
-    """The row that answers for this file. A doubtful one does so even under `force`."""
-    rows = ledger.find(slug, file_hash(csv_path))
+def _foreign(slug: str, submission: Submission) -> Row:
+    """A row for a submission made elsewhere."""
+    return Row(
+        id=f"kaggle-{submission.ref}",
+        competition=slug,
+        name=submission.description or submission.file_name,
+        file=submission.file_name,
+        csv_hash="",
+        created=submission.date or _now(),
+        state="sent",
+        ref=submission.ref,
+    )
+
+
+def _known(ledger: Ledger, slug: str, csv_hash: str, force: bool) -> Row | None:
+    """The row that answers for this content. A doubtful one does so even under `force`."""
+    rows = ledger.find(slug, csv_hash)
     for row in rows:
         if row.state == "sending":
             return row
@@ -188,52 +144,70 @@ def _known(ledger: Ledger, slug: str, csv_path: Path, force: bool) -> Row | None
 def _send(
     client: KaggleClient,
     ledger: Ledger,
-    csv_path: Path,
+    file: SubmissionFile,
     row: Row | None,
     ensemble: str,
     report: Callable[[str], None],
 ) -> Row:
     """Make the submission, unless that of a doubtful `row` is found on Kaggle."""
-    if row is not None and (found := _look_up(client, row.id)):
+    if row is not None and (found := _find_doubtful(client, row, report)):
         report(f"found on Kaggle what was sent before (ref {found.ref})")
         return _record(ledger, row, found)
     _check_quota(client)
-    if row is None:
-        row = ledger.add(
-            Row(
-                id=f"hw4-{secrets.token_hex(6)}",
-                competition=client.slug,
-                name=csv_path.stem,
-                file=str(csv_path),
-                csv_hash=file_hash(csv_path),
-                created=_now(),
-                state="sending",
-                ensemble=ensemble,
-            )
-        )
+    token = client.upload(file.path.name, file.content)
+    row = _note_sending(ledger, client.slug, file, row, ensemble)
     try:
-        ref = client.submit(csv_path, f"{row.name} [{row.id}]")
+        ref = client.create(token, f"{row.name[:80]} [{row.id}]")
     except MaybeSentError as error:
         report(f"{error.cause}; looking for the submission on Kaggle …")
     except HW4Error as error:
         ledger.update(row.id, state="error", error=error.cause)
         raise
     else:
-        if ref is not None:
-            report(f"submitted {csv_path} (ref {ref})")
-            return ledger.update(row.id, state="sent", ref=ref)
-    found = _look_up(client, row.id)
+        report(f"submitted {file.path} (ref {ref})")
+        return ledger.update(row.id, state="sent", ref=ref)
+    found = _look_up(client, row.id, _LOOKUP_SECONDS)
     if found is None:
         raise _doubtful(row.id)
     report(f"Kaggle has it (ref {found.ref})")
     return _record(ledger, row, found)
 
 
-def _look_up(client: KaggleClient, id: str) -> Submission | None:
-    """The submission with this id, None when Kaggle's list has none. Raises PendingError without a list."""
-    for attempt in range(_LOOKUPS):
-        if attempt:
-            time.sleep(_LOOKUP_PAUSE)
+def _note_sending(ledger: Ledger, slug: str, file: SubmissionFile, row: Row | None, ensemble: str) -> Row:
+    """Record that the file is being sent now: again under the id of `row`, or else under a new one."""
+    if row is not None:
+        return ledger.update(row.id, created=_now())
+    return ledger.add(
+        Row(
+            id=f"hw4-{secrets.token_hex(6)}",
+            competition=slug,
+            name=file.path.stem,
+            file=str(file.path),
+            csv_hash=_content_hash(file),
+            created=_now(),
+            state="sending",
+            ensemble=ensemble,
+        )
+    )
+
+
+def _find_doubtful(client: KaggleClient, row: Row, report: Callable[[str], None]) -> Submission | None:
+    """The submission of a row of which only the sending is known; None when there surely is none."""
+    age = (datetime.now(UTC) - datetime.fromisoformat(row.created)).total_seconds()
+    # A row from the future: the clock was set back since, and nothing is known of its age.
+    seconds = _SETTLE_SECONDS - min(max(0.0, age), _SETTLE_SECONDS)
+    if seconds:
+        report(f"{row.id} was being sent a moment ago: looking for it on Kaggle, for {seconds:.0f} s at most …")
+    return _look_up(client, row.id, seconds)
+
+
+def _look_up(client: KaggleClient, id: str, seconds: float) -> Submission | None:
+    """The submission with this id; None when Kaggle's list has none for so long.
+
+    Raises PendingError without a list.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
         try:
             submissions = client.submissions()
         except UnavailableError as error:
@@ -241,7 +215,10 @@ def _look_up(client: KaggleClient, id: str) -> Submission | None:
         for submission in submissions:
             if id in submission.description:
                 return submission
-    return None
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return None
+        time.sleep(min(_LOOKUP_PAUSE, left))
 
 
 def _doubtful(id: str) -> PendingError:
@@ -283,7 +260,10 @@ def _refresh(client: KaggleClient, ledger: Ledger, row: Row) -> Row:
     """The row with what Kaggle says now. Raises RefusedError when that is an error."""
     if row.ref is None:
         return row
-    found = client.submission(row.ref)
+    try:
+        found = client.submission(row.ref)
+    except UnavailableError as error:
+        raise UnavailableError(f"{error.cause}; submission {row.ref} is made and recorded", _RERUN) from error
     if found is not None:
         row = _record(ledger, row, found)
     if row.state == "error":
@@ -294,8 +274,19 @@ def _refresh(client: KaggleClient, ledger: Ledger, row: Row) -> Row:
 def _record(ledger: Ledger, row: Row, found: Submission) -> Row:
     state = {"COMPLETE": "complete", "ERROR": "error"}.get(found.status, "sent")
     return ledger.update(
-        row.id, state=state, ref=found.ref, public=found.public, private=found.private, error=found.error or ""
+        row.id,
+        state=state,
+        ref=found.ref,
+        created=found.date or row.created,  # Kaggle's clock orders the board, not this machine's
+        public=found.public,
+        private=found.private,
+        error=found.error or "",
     )
+
+
+def _content_hash(file: SubmissionFile) -> str:
+    """As `workspace.file_hash`, but of what was read and checked."""
+    return hashlib.sha256(file.content).hexdigest()[:16]
 
 
 def _error(row: Row) -> RefusedError:

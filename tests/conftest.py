@@ -1,7 +1,7 @@
 """Every test has a HOME of its own, none of Kaggle's variables, and cannot leave the machine."""
 
 import atexit
-import ipaddress
+import importlib
 import os
 import shutil
 import signal
@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from kaggle_support import Port, Server, make_competition, running
@@ -28,21 +27,11 @@ os.environ.update(HOME=_HOME, USERPROFILE=_HOME)
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 
 
-def _stay_on_this_machine(event: str, arguments: tuple[Any, ...]) -> None:
-    if event != "socket.connect":
-        return
-    address = arguments[1]
-    if not isinstance(address, tuple):
-        return  # a Unix socket
-    try:
-        local = ipaddress.ip_address(address[0]).is_loopback
-    except ValueError:
-        local = address[0] == "localhost"
-    if not local:
-        raise PermissionError(f"a test tried to reach {address[0]}")
-
-
-sys.addaudithook(_stay_on_this_machine)
+# This process and those that it starts raise on a connection that would leave the machine.
+_GUARD = str(Path(__file__).parent / "guard")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_GUARD, os.environ.get("PYTHONPATH", "")]))
+sys.path.insert(0, _GUARD)
+importlib.import_module("no_network")
 
 
 @pytest.fixture

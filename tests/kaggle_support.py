@@ -1,18 +1,17 @@
 """A tiny competition, and the rehearsal server with faults wrapped around it."""
 
-import asyncio
 import threading
 import time
 import zipfile
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from kaggle_hw4.rehearsal.faults import Disturbed, Fault, Planned, method_of, parse
 from kaggle_hw4.rehearsal.scoring import Rehearsal
 from kaggle_hw4.rehearsal.server import build_app, listen
 
@@ -20,8 +19,6 @@ SLUG = "ml2023springhw4"
 SPEAKERS = ["id00001", "id00002", "id00003"]
 IDS = [f"uttr-{number:032x}.pt" for number in range(12)]
 LABELS = {name: SPEAKERS[number % 3] for number, name in enumerate(IDS)}
-
-Fault = Callable[[ASGIApp, Scope, Receive, Send], Awaitable[None]]
 
 
 def make_competition(folder: Path, slug: str = SLUG) -> Path:
@@ -39,93 +36,25 @@ def write_csv(path: Path, labels: dict[str, str]) -> Path:
     return path
 
 
-class Server:
-    """The rehearsal server; counts requests, and disturbs the next ones of a method on demand."""
+class Server(Disturbed):
+    """The rehearsal server; notes requests, and disturbs the next ones of a method on demand."""
 
     def __init__(self, folder: Path) -> None:
         self.rehearsal = Rehearsal(folder, scoring_seconds=0.2)
         self.requests: list[str] = []
-        self._faults: dict[str, list[Fault]] = defaultdict(list)
-        self._app = build_app(self.rehearsal)
+        super().__init__(build_app(self.rehearsal))
 
     def disturb(self, method: str, *faults: Fault) -> None:
-        """The next requests to `method` (the last part of the path; `PUT` for an upload) meet these faults."""
-        self._faults[method] += faults
+        """The next requests to `method` (PUT: an upload, GET: the archive) meet these faults."""
+        self.plan += [Planned("", fault, method) for fault in faults]
+
+    def rehearse(self, *names: str) -> None:
+        """Faults as `rehearsal serve --fault` takes them."""
+        self.plan += [parse(name) for name in names]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method = "PUT" if scope["method"] == "PUT" else scope["path"].rsplit("/", 1)[-1]
-        self.requests.append(method)
-        fault = self._faults[method].pop(0) if self._faults[method] else None
-        await (fault(self._app, scope, receive, send) if fault else self._app(scope, receive, send))
-
-
-def answer(status: int, body: bytes = b"", **headers: str) -> Fault:
-    """Answer this instead; header names with _ for -."""
-
-    async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        pairs.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": pairs})
-        await send({"type": "http.response.body", "body": body})
-
-    return fault
-
-
-def json_error(status: int, body: bytes) -> Fault:
-    return answer(status, body, content_type="application/json")
-
-
-async def lose_answer(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Do what is asked, then break the connection off instead of answering."""
-
-    async def swallow(message: Any) -> None:
-        pass
-
-    await app(scope, receive, swallow)
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
-
-
-async def stall(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Say nothing for longer than any test waits."""
-    await asyncio.sleep(1)
-
-
-def cut_after(size: int) -> Fault:
-    """Break the body off after so many bytes."""
-
-    async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        left = size
-
-        async def cutting(message: Any) -> None:
-            nonlocal left
-            if message["type"] == "http.response.body":
-                if left <= 0:
-                    return
-                message = {**message, "body": message["body"][:left], "more_body": True}
-                left -= len(message["body"])
-            await send(message)
-
-        await app(scope, receive, cutting)
-
-    return fault
-
-
-def altered(change: Callable[[bytes], bytes] = bytes, *, without: tuple[bytes, ...] = ()) -> Fault:
-    """The right answer with another body of the same length, and without some of its headers."""
-
-    async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        async def altering(message: Any) -> None:
-            if message["type"] == "http.response.body":
-                message = {**message, "body": change(message["body"])}
-            else:
-                kept = [(name, value) for name, value in message["headers"] if name not in without]
-                message = {**message, "headers": kept}
-            await send(message)
-
-        await app(scope, receive, altering)
-
-    return fault
+        self.requests.append(method_of(scope))
+        await super().__call__(scope, receive, send)
 
 
 class Port:
@@ -144,7 +73,8 @@ class Port:
 def running() -> Iterator[Port]:
     with listen(0) as listener:
         port = Port(listener.getsockname()[1])
-        config = uvicorn.Config(port, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+        options: dict[str, Any] = {"lifespan": "off", "timeout_graceful_shutdown": 1, "date_header": False}
+        config = uvicorn.Config(port, log_level="critical", **options)
         runner = uvicorn.Server(config)
         thread = threading.Thread(target=runner.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -1,25 +1,38 @@
-"""What the doctor finds, and that it never shows a secret."""
+"""What the doctor finds, with the command that mends it, and that it never shows a secret."""
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
-from kaggle_support import SLUG, Server, json_error
+from kaggle_support import SLUG, Server
 
 from kaggle_hw4 import doctor
 from kaggle_hw4.doctor import Finding, examine, matching
+from kaggle_hw4.rehearsal.faults import answer, refusal
+from kaggle_hw4.workspace import Workspace
+
+IMPORTS = '["torch", "", true]\n["CUDA", "13.0", true]\n["device", "%s", true]\n'
 
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the process that tries the imports prints, and how it ends: here without 6 s of importing."""
-    result = ['["torch", "", true]\n["device", "CPU only, 2 threads", true]\n', 0]
+    """What the process that tries the imports prints, how it ends, and what nvidia-smi shows (None: not there)."""
+    result = [IMPORTS % "CPU only, 2 threads", 0, None]
 
-    def run(*arguments: Any, **options: Any) -> Any:
-        return subprocess.CompletedProcess("", result[1], stdout=result[0], stderr="")
+    def run(command: list[str], **options: Any) -> Any:
+        if command == ["nvidia-smi"]:
+            return subprocess.CompletedProcess(command, 0, stdout=result[2], stderr="")
+        return subprocess.CompletedProcess(command, result[1], stdout=result[0], stderr="")
 
     monkeypatch.setattr(doctor.subprocess, "run", run)
+    monkeypatch.setattr(doctor.shutil, "which", lambda tool: None if result[2] is None else tool)
     return result
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "not" / "there" / "yet")
 
 
 def named(findings: list[Finding], name: str) -> Finding:
@@ -27,64 +40,140 @@ def named(findings: list[Finding], name: str) -> Finding:
     return finding
 
 
-def test_all_is_well(kaggle: Server, told: list[Any]) -> None:
-    findings = examine(SLUG)
-    assert [finding for finding in findings if not finding.ok] == []
+def test_all_is_well(kaggle: Server, told: list[Any], workspace: Workspace) -> None:
+    findings = examine(SLUG, workspace)
+    assert [finding for finding in findings if not finding.ok and finding.name != "disk"] == []
     assert named(findings, "credentials").value == "key from KAGGLE_USERNAME and KAGGLE_KEY"
     assert named(findings, "device").value == "CPU only, 2 threads"
-    assert SLUG in named(findings, "Kaggle").value
+    assert named(findings, "Kaggle").value == "lets you in"
+    assert named(findings, "rules").value == f"of {SLUG}: accepted"
     assert named(findings, "submissions").value == "5 left now, 0 made today"
-    assert {"Python", "torch", "torchaudio", "torchvision", "timm", "kaggle", "six"} <= {f.name for f in findings}
+    assert named(findings, "clock").value == "agrees with Kaggle's"
+    versions = ["Python", "torch", "torchaudio", "torchvision", "timm", "kaggle", "six", "CUDA"]
+    assert [finding.name for finding in findings][: len(versions)] == versions
+    assert not workspace.root.exists()
 
 
-def test_offline_asks_nobody(kaggle: Server, told: list[Any]) -> None:
-    assert named(examine(SLUG, online=False), "credentials").ok
+def test_offline_asks_nobody(kaggle: Server, told: list[Any], workspace: Workspace) -> None:
+    assert named(examine(SLUG, workspace, online=False), "credentials").ok
     assert kaggle.requests == []
 
 
-def test_without_credentials(told: list[Any]) -> None:
-    finding = named(examine(SLUG), "credentials")
+def test_without_credentials(told: list[Any], workspace: Workspace) -> None:
+    finding = named(examine(SLUG, workspace), "credentials")
     assert not finding.ok
     assert "KAGGLE_API_TOKEN" in finding.remedy
 
 
-@pytest.mark.parametrize(("status", "remedy"), [(401, "take it away"), (403, f"{SLUG}/rules")])
-def test_kaggle_says_no(kaggle: Server, told: list[Any], status: int, remedy: str) -> None:
-    kaggle.disturb("DownloadDataFiles", json_error(status, b'{"code": %d, "message": "No"}' % status))
-    finding = named(examine(SLUG), "Kaggle")
-    assert not finding.ok
-    assert remedy in finding.remedy
+# --- Kaggle ------------------------------------------------------------------------------------
 
 
-def test_no_secret_is_shown(kaggle: Server, told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KAGGLE_KEY", "0123456789abcdef")
-    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_fedcba9876543210")
-    kaggle.disturb("IntrospectToken", json_error(401, b'{"code": 401, "message": "Unauthenticated"}'))
-    shown = repr(examine(SLUG))
-    assert "token from KAGGLE_API_TOKEN" in shown
-    assert "0123456789abcdef" not in shown
-    assert "fedcba9876543210" not in shown
+@pytest.mark.parametrize(
+    ("fault", "name", "remedy"),
+    [
+        ("unauthorized", "Kaggle", "unset KAGGLE_USERNAME KAGGLE_KEY"),
+        ("rules", "rules", f"https://www.kaggle.com/competitions/{SLUG}/rules"),
+        ("no-slots", "submissions", "00:00 UTC"),
+        ("clock", "clock", "timedatectl"),
+        ("html", "Kaggle", "a proxy"),
+        ("broken-json@GetSubmissionLimits", "submissions", "a proxy"),
+    ],
+)
+def test_what_kaggle_says(
+    kaggle: Server, told: list[Any], workspace: Workspace, fault: str, name: str, remedy: str
+) -> None:
+    kaggle.rehearse(fault)
+    findings = examine(SLUG, workspace)
+    assert remedy in named(findings, name).remedy
+    assert [finding.name for finding in findings if not finding.ok and finding.name != "disk"] == [name]
 
 
-def test_a_broken_import_and_a_crash_are_findings(told: list[Any]) -> None:
-    told[:] = ['["torch", "", true]\n["torchaudio", "OSError: undefined symbol", false]\n', -11]
-    findings = examine(SLUG, online=False)
+def test_a_clock_that_is_a_day_behind(kaggle: Server, told: list[Any], workspace: Workspace) -> None:
+    kaggle.rehearse("clock")
+    assert named(examine(SLUG, workspace), "clock").value == "24 h 0 min behind Kaggle's"
+
+
+def test_a_server_that_tells_nothing(kaggle: Server, told: list[Any], workspace: Workspace) -> None:
+    kaggle.disturb("GetSubmissionLimits", refusal(404, "Not found"))
+    kaggle.disturb("GET", answer(200, b"PK", date="yesterday"))
+    findings = examine(SLUG, workspace)
+    assert named(findings, "submissions").value == "not known before the first submission"
+    assert named(findings, "clock").ok
+
+
+# --- versions ----------------------------------------------------------------------------------
+
+
+def test_a_broken_import_and_a_crash_are_findings(told: list[Any], workspace: Workspace) -> None:
+    told[:2] = ['["torch", "", true]\n["torchaudio", "OSError: undefined symbol", false]\n', -11]
+    findings = examine(SLUG, workspace, online=False)
     assert named(findings, "import torchaudio").value == "OSError: undefined symbol"
     assert named(findings, "import torchvision").value == "ends Python (signal 11)"
 
 
-def test_a_mismatched_pair_and_a_missing_package(told: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_that_do_not_fit_and_the_command_for_each(
+    told: list[Any], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def version(name: str) -> str:
         if name == "six":
             raise doctor.PackageNotFoundError(name)
-        return {"torch": "2.11.0+cu128", "torchaudio": "2.10.0", "torchvision": "0.26.0"}.get(name, "1.0")
+        return {
+            "torch": "2.11.0+cu128",
+            "torchaudio": "2.10.0",
+            "torchvision": "0.26.0",
+            "kaggle": "2.2.3",
+            "filelock": "3.0",
+        }.get(name, "99")
 
     monkeypatch.setattr(doctor, "version", version)
-    findings = examine(SLUG, online=False)
+    monkeypatch.setattr(
+        doctor,
+        "requires",
+        lambda name: [
+            "torch>=2.4",
+            "torchaudio>=2.4",
+            "kaggle<3,>=2.2.4",
+            "six",
+            "filelock>=3.12",
+            "uvicorn; extra=='x'",
+        ],
+    )
+    findings = examine(SLUG, workspace, online=False)
     assert named(findings, "torch").ok
     assert named(findings, "torchvision").ok
     assert named(findings, "torchaudio").remedy == "pip install 'torchaudio==2.11.*'"
-    assert named(findings, "six").remedy == "pip install six"
+    assert named(findings, "kaggle").remedy == "pip install 'kaggle<3,>=2.2.4'"
+    assert named(findings, "filelock").remedy == "pip install 'filelock>=3.12'"
+    assert named(findings, "six").remedy == "pip install 'six'"
+    assert not [finding for finding in findings if finding.name == "none"]
+
+
+@pytest.mark.parametrize(
+    ("device", "shown", "ok", "text"),
+    [
+        ("1 x H100", "| Driver Version: 580.0   CUDA Version: 13.0 |", True, "CUDA 13.0"),
+        ("CPU only, 8 threads", "| Driver Version: 535.0   CUDA Version: 12.2 |", False, "up to CUDA 12.2"),
+        ("CPU only, 8 threads", "No devices were found", True, "no NVIDIA driver"),
+        ("CPU only, 8 threads", None, True, "no NVIDIA driver"),
+    ],
+)
+def test_cuda(told: list[Any], workspace: Workspace, device: str, shown: str | None, ok: bool, text: str) -> None:
+    told[:] = [IMPORTS % device, 0, shown]
+    finding = named(examine(SLUG, workspace, online=False), "CUDA")
+    assert finding.ok is ok
+    assert text in finding.value
+    assert bool(finding.remedy) is not ok
+
+
+def test_too_little_disk(told: list[Any], workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 5e9
+
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: Usage)
+    finding = named(examine(SLUG, workspace, online=False), "disk")
+    assert (finding.ok, "--root" in finding.remedy) == (False, True)
+    workspace.store.mkdir(parents=True)  # what takes the room is there already
+    assert named(examine(SLUG, workspace, online=False), "disk").ok
 
 
 def test_pairs_that_go_together() -> None:
@@ -95,7 +184,7 @@ def test_pairs_that_go_together() -> None:
 
 
 @pytest.mark.slow
-def test_the_imports_themselves() -> None:
-    findings = examine(SLUG, online=False)
+def test_the_imports_themselves(workspace: Workspace) -> None:
+    findings = examine(SLUG, workspace, online=False)
     assert [finding for finding in findings if finding.name.startswith("import ")] == []
     assert named(findings, "device").value

@@ -1,23 +1,27 @@
 """The adapter, driving the unmodified official client against the rehearsal server and its faults."""
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kaggle_support import LABELS, SLUG, Server, altered, answer, cut_after, json_error, stall, write_csv
+from kaggle_support import LABELS, SLUG, Server, write_csv
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kaggle_hw4 import archive_file, kaggle_client
 from kaggle_hw4.credentials import find_credential, kaggle_json_problem
 from kaggle_hw4.errors import DataError, HW4Error, RefusedError, UnavailableError
 from kaggle_hw4.kaggle_client import KaggleClient, Limits, MaybeSentError
+from kaggle_hw4.rehearsal.faults import answer, body, cut_after, json_answer, stall
 
 
 def no_progress(done: int, total: int) -> None:
     pass
+
+
+def submit(client: KaggleClient, path: Path, description: str) -> int:
+    return client.create(client.upload(path.name, path.read_bytes()), description)
 
 
 def archive_of(server: Server) -> bytes:
@@ -30,27 +34,6 @@ def archive_of(server: Server) -> bytes:
 def test_importing_the_module_imports_no_client() -> None:
     code = "import kaggle_hw4.kaggle_client, sys; sys.exit(bool({'kaggle', 'requests'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_the_client_is_imported_silently_and_without_touching_home(tmp_path: Path) -> None:
-    """A token lies in HOME: the import by itself would try it out on Kaggle."""
-    home = tmp_path / "home"
-    (home / ".kaggle").mkdir(parents=True)
-    (home / ".kaggle" / "access_token").write_text("secret-token")
-    code = (
-        "import os, sys\n"
-        "def hook(event, args):\n"
-        "    if event == 'socket.connect': os._exit(7)\n"
-        "sys.addaudithook(hook)\n"
-        "before = dict(os.environ)\n"
-        "from kaggle_hw4 import kaggle_client\n"
-        "kaggle_client._api_class()\n"
-        "assert 'kaggle' in sys.modules and dict(os.environ) == before\n"
-    )
-    environment = os.environ | {"HOME": str(home), "VERBOSE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert sorted(path.name for path in home.rglob("*")) == [".kaggle", "access_token"]
 
 
 def test_no_credentials_names_every_place() -> None:
@@ -103,7 +86,7 @@ def test_a_broken_kaggle_json_is_named(
 
 def test_a_stale_token_is_named_with_its_source(kaggle: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", "stale-secret")
-    kaggle.disturb("IntrospectToken", json_error(401, b'{"code": 401, "message": "Unauthenticated"}'))
+    kaggle.disturb("IntrospectToken", json_answer(401, b'{"code": 401, "message": "Unauthenticated"}'))
     with pytest.raises(RefusedError) as caught:
         KaggleClient(SLUG).limits()
     assert "token from KAGGLE_API_TOKEN" in str(caught.value)
@@ -136,7 +119,7 @@ FAILURES = [
 def test_answers_that_are_not_tried_again(
     kaggle: Server, status: int, body: bytes, kind: type[HW4Error], text: str
 ) -> None:
-    kaggle.disturb("ListSubmissions", json_error(status, body))
+    kaggle.disturb("ListSubmissions", json_answer(status, body))
     with pytest.raises(kind) as caught:
         KaggleClient(SLUG).submissions()
     assert text in str(caught.value)
@@ -162,15 +145,15 @@ def test_a_long_retry_after_is_told_not_waited_for(kaggle: Server) -> None:
 
 
 def test_a_server_that_stalls(kaggle: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kaggle_client, "_READ_SECONDS", 0.2)
-    monkeypatch.setattr("kaggle_hw4.kaggle_calls._RETRY_SECONDS", 1.0)
-    kaggle.disturb("ListSubmissions", stall, stall)
+    monkeypatch.setattr("kaggle_hw4.kaggle_calls._ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("kaggle_hw4.kaggle_calls._PATIENCE_SECONDS", 1.0)
+    kaggle.disturb("ListSubmissions", stall(), stall())
     with pytest.raises(UnavailableError, match="did not answer in time"):
         KaggleClient(SLUG).submissions()
 
 
 def test_nothing_listens(kaggle: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaggle_hw4.kaggle_calls._RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("kaggle_hw4.kaggle_calls._PATIENCE_SECONDS", 0.1)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with pytest.raises(UnavailableError, match="cannot be reached"):
@@ -190,7 +173,7 @@ def test_download_verifies_and_is_not_repeated(
     assert path == tmp_path / "data" / f"{SLUG}.zip"
     assert path.read_bytes() == archive_of(kaggle)
     assert seen[-1] == (size, size)
-    assert kaggle.requests == ["DownloadDataFiles", f"{SLUG}.zip"]
+    assert kaggle.requests == ["DownloadDataFiles", "GET"]
     assert client.download_archive(tmp_path / "data", no_progress) == path
     assert len(kaggle.requests) == 2
     assert capsys.readouterr().out == ""
@@ -211,7 +194,7 @@ def test_an_archive_put_there_by_hand_is_verified_not_fetched(kaggle: Server, tm
 
 
 def test_a_cut_download_goes_on_where_it_stopped(kaggle: Server, tmp_path: Path) -> None:
-    kaggle.disturb(f"{SLUG}.zip", cut_after(1_500_000))
+    kaggle.disturb("GET", cut_after(1_500_000))
     path = KaggleClient(SLUG).download_archive(tmp_path, no_progress)
     assert path.read_bytes() == archive_of(kaggle)
     assert sorted(file.name for file in tmp_path.iterdir() if SLUG in file.name) == [
@@ -224,9 +207,9 @@ def test_a_cut_download_goes_on_where_it_stopped(kaggle: Server, tmp_path: Path)
 def test_an_interrupted_download_keeps_its_part_and_resumes(
     kaggle: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kaggle.disturb(f"{SLUG}.zip", cut_after(1_500_000))
+    kaggle.disturb("GET", cut_after(1_500_000))
     with monkeypatch.context() as patch:
-        patch.setattr(kaggle_client.time, "sleep", _interrupt)
+        patch.setattr("kaggle_hw4.archive_download.time.sleep", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             KaggleClient(SLUG).download_archive(tmp_path, no_progress)
     part = tmp_path / f"{SLUG}.zip.part"
@@ -238,7 +221,7 @@ def test_an_interrupted_download_keeps_its_part_and_resumes(
         ranges.extend(value for name, value in scope["headers"] if name == b"range")
         await app(scope, receive, send)
 
-    kaggle.disturb(f"{SLUG}.zip", noting, noting)
+    kaggle.disturb("GET", noting, noting)
     resumed_from = part.stat().st_size
     path = KaggleClient(SLUG).download_archive(tmp_path, no_progress)
     assert path.read_bytes() == archive_of(kaggle)
@@ -251,7 +234,7 @@ def _interrupt(seconds: float) -> None:
 
 def test_a_server_that_tells_nothing_of_the_file(kaggle: Server, tmp_path: Path) -> None:
     told = (b"content-length", b"etag", b"last-modified", b"accept-ranges", b"x-goog-hash")
-    kaggle.disturb(f"{SLUG}.zip", altered(without=told))
+    kaggle.disturb("GET", body(without=told))
     seen: list[tuple[int, int]] = []
     path = KaggleClient(SLUG).download_archive(tmp_path, lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == archive_of(kaggle)
@@ -262,15 +245,15 @@ def test_a_server_that_tells_nothing_of_the_file(kaggle: Server, tmp_path: Path)
 def test_a_corrupt_body_of_the_right_length_is_fetched_again(
     kaggle: Server, tmp_path: Path, without: tuple[bytes, ...]
 ) -> None:
-    kaggle.disturb(f"{SLUG}.zip", altered(lambda body: bytes(len(body)), without=without))
+    kaggle.disturb("GET", body(lambda body: bytes(len(body)), without=without))
     path = KaggleClient(SLUG).download_archive(tmp_path, no_progress)
     assert path.read_bytes() == archive_of(kaggle)
     assert kaggle.requests.count("DownloadDataFiles") == 2
 
 
 def test_twice_corrupt_leaves_nothing(kaggle: Server, tmp_path: Path) -> None:
-    zeros = altered(lambda body: bytes(len(body)))
-    kaggle.disturb(f"{SLUG}.zip", zeros, zeros)
+    zeros = body(lambda body: bytes(len(body)))
+    kaggle.disturb("GET", zeros, zeros)
     with pytest.raises(UnavailableError, match="damaged twice"):
         KaggleClient(SLUG).download_archive(tmp_path, no_progress)
     assert [file.name for file in tmp_path.iterdir() if file.suffix != ".lock" and file.is_file()] == []
@@ -282,7 +265,7 @@ def test_a_wrong_part_of_full_size_is_thrown_away(kaggle: Server, tmp_path: Path
 
 
 def test_an_expired_address_is_asked_for_anew(kaggle: Server, tmp_path: Path) -> None:
-    kaggle.disturb(f"{SLUG}.zip", answer(403, b"<Error>Expired</Error>", content_type="application/xml"))
+    kaggle.disturb("GET", answer(403, b"<Error>Expired</Error>", content_type="application/xml"))
     assert KaggleClient(SLUG).download_archive(tmp_path, no_progress).read_bytes() == archive_of(kaggle)
     assert kaggle.requests.count("DownloadDataFiles") == 2
 
@@ -303,16 +286,16 @@ def test_too_little_space_is_said_at_once(kaggle: Server, tmp_path: Path, monkey
 def test_limits(kaggle: Server, tmp_path: Path) -> None:
     client = KaggleClient(SLUG)
     assert client.limits() == Limits(used_today=0, allowed_now=5, limited_by_total=False)
-    kaggle.disturb("GetSubmissionLimits", json_error(404, b'{"code": 404, "message": "Not found"}'))
+    kaggle.disturb("GetSubmissionLimits", json_answer(404, b'{"code": 404, "message": "Not found"}'))
     assert client.limits() is None
-    kaggle.disturb("GetSubmissionLimits", json_error(200, b"{}"))
+    kaggle.disturb("GetSubmissionLimits", json_answer(200, b"{}"))
     assert client.limits() is None
 
 
 def test_submission_and_its_score(kaggle: Server, tmp_path: Path) -> None:
     client = KaggleClient(SLUG)
     path = write_csv(tmp_path / "right.csv", LABELS)
-    ref = client.submit(path, "all right")
+    ref = submit(client, path, "all right")
     assert ref is not None
     pending = client.submission(ref)
     assert pending is not None
@@ -327,7 +310,7 @@ def test_all_pages_are_read(kaggle: Server, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(kaggle_client, "_PAGE", 2)
     client = KaggleClient(SLUG)
     path = write_csv(tmp_path / "s.csv", LABELS)
-    refs = [client.submit(path, f"number {number}") for number in range(5)]
+    refs = [submit(client, path, f"number {number}") for number in range(5)]
     assert [item.ref for item in client.submissions()] == refs[::-1]
     assert kaggle.requests.count("ListSubmissions") == 3
 
@@ -335,8 +318,8 @@ def test_all_pages_are_read(kaggle: Server, tmp_path: Path, monkeypatch: pytest.
 def test_a_server_without_single_submissions_or_paging(kaggle: Server) -> None:
     """Somebody else's server: scores as numbers, fields left out, a next page that is the same page."""
     listing = b'{"submissions": [{"ref": 7, "status": "COMPLETE", "publicScore": 0.5}], "nextPageToken": "again"}'
-    kaggle.disturb("GetSubmission", json_error(404, b'{"code": 404, "message": "Not found"}'))
-    kaggle.disturb("ListSubmissions", *[json_error(200, listing)] * 2)
+    kaggle.disturb("GetSubmission", json_answer(404, b'{"code": 404, "message": "Not found"}'))
+    kaggle.disturb("ListSubmissions", *[json_answer(200, listing)] * 2)
     found = KaggleClient(SLUG).submission(7)
     assert found is not None
     assert (found.public, found.private, found.date, found.description) == ("0.5", None, None, "")
@@ -345,11 +328,11 @@ def test_a_server_without_single_submissions_or_paging(kaggle: Server) -> None:
 def test_the_upload_is_tried_again_but_not_the_submission(kaggle: Server, tmp_path: Path) -> None:
     kaggle.disturb("PUT", answer(503))
     path = write_csv(tmp_path / "s.csv", LABELS)
-    assert KaggleClient(SLUG).submit(path, "x")
+    assert submit(KaggleClient(SLUG), path, "x")
     assert kaggle.requests.count("CreateSubmission") == 1
     kaggle.disturb("CreateSubmission", answer(500), answer(500))
     with pytest.raises(MaybeSentError):
-        KaggleClient(SLUG).submit(path, "y")
+        submit(KaggleClient(SLUG), path, "y")
     assert kaggle.requests.count("CreateSubmission") == 2
 
 
@@ -357,8 +340,8 @@ def test_a_refused_submission_was_surely_not_made(kaggle: Server, tmp_path: Path
     client = KaggleClient(SLUG)
     path = write_csv(tmp_path / "s.csv", LABELS)
     for _ in range(5):
-        client.submit(path, "x")
+        submit(client, path, "x")
     with pytest.raises(RefusedError, match="5 a day") as caught:
-        client.submit(path, "one too many")
+        submit(client, path, "one too many")
     assert not isinstance(caught.value, MaybeSentError)
     assert len(client.submissions()) == 5

@@ -19,7 +19,7 @@ import pytest
 from kaggle_support import IDS, LABELS, SLUG, Port, Server, make_competition, write_csv
 
 from kaggle_hw4.errors import DataError, UsageError
-from kaggle_hw4.kaggle_client import _api_class
+from kaggle_hw4.official_client import new_api
 from kaggle_hw4.rehearsal.scoring import Answers, Rehearsal
 from kaggle_hw4.rehearsal.server import client_environment, export_lines, serve
 
@@ -128,7 +128,7 @@ def test_the_archive_and_its_parts(kaggle: Server, plain: Plain) -> None:
 
 def test_the_unmodified_client_does_it_all(kaggle: Server, tmp_path: Path, capsys: Any) -> None:
     """The official class's own methods, one after the other, as a script of a user would call them."""
-    _api_class()  # imports the client with its HOME aside
+    new_api()  # imports the client with its HOME aside
     from kaggle.api.kaggle_api_extended import KaggleApi
 
     class Api(KaggleApi):

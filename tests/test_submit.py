@@ -1,28 +1,28 @@
 """Validation, at most one submission, waiting and the ledger, against the rehearsal server."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kaggle_support import IDS, LABELS, SLUG, SPEAKERS, Server, answer, json_error, lose_answer, write_csv
+from kaggle_support import IDS, LABELS, SLUG, SPEAKERS, Server, write_csv
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kaggle_hw4 import submit as submit_module
 from kaggle_hw4.errors import DataError, PendingError, RefusedError, UnavailableError
 from kaggle_hw4.kaggle_client import KaggleClient
 from kaggle_hw4.ledger import Ledger, Row
+from kaggle_hw4.rehearsal.faults import answer, json_answer, lose_answer
 from kaggle_hw4.submit import read_submission, submit, sync
 from kaggle_hw4.workspace import Workspace
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setattr(submit_module, "_LOOKUP_SECONDS", 0.15)
     monkeypatch.setattr(submit_module, "_LOOKUP_PAUSE", 0.05)
+    monkeypatch.setattr(submit_module, "_SETTLE_SECONDS", 0.2)
     return Workspace(tmp_path / "work")
 
 
@@ -35,6 +35,12 @@ def send(workspace: Workspace, csv_path: Path, **options: Any) -> Row | None:
     said: list[str] = []
     options = {"test_ids": IDS, "speakers": SPEAKERS, "report": said.append, "timeout": 20.0, **options}
     return submit(SLUG, workspace, csv_path, **options)
+
+
+def create(csv_path: Path, description: str) -> int:
+    """A submission made otherwise than by `submit`."""
+    client = KaggleClient(SLUG)
+    return client.create(client.upload(csv_path.name, csv_path.read_bytes()), description)
 
 
 def row_of(workspace: Workspace) -> Row:
@@ -76,10 +82,10 @@ BAD = {
     "UTF-16": (lines().encode("utf-16"), "not UTF-8"),
     "a row too few": (lines(lambda rows: rows[:-1]).encode(), f"11 rows instead of 12.*{IDS[-1]}"),
     "a row too many": (lines(lambda rows: [*rows, "x,id00001"]).encode(), "13 rows"),
-    "a row twice": (lines(lambda rows: [*rows, rows[2]]).encode(), f"{IDS[2]} stands in rows 4, 14"),
-    "an altered id": (lines(lambda rows: ["1.0E+09,id00001", *rows[1:]]).encode(), r"row 2: '1\.0E\+09'"),
-    "an unknown speaker": (lines().replace("id00003", "id99999").encode(), "row 4: .*id99999"),
-    "three columns": (lines(lambda rows: [rows[0] + ",x", *rows[1:]]).encode(), "row 2: 3 columns"),
+    "a row twice": (lines(lambda rows: [*rows, rows[2]]).encode(), f"{IDS[2]} stands in lines 4, 14"),
+    "an altered id": (lines(lambda rows: ["1.0E+09,id00001", *rows[1:]]).encode(), r"line 2: '1\.0E\+09'"),
+    "an unknown speaker": (lines().replace("id00003", "id99999").encode(), "line 4: .*id99999"),
+    "three columns": (lines(lambda rows: [rows[0] + ",x", *rows[1:]]).encode(), "line 2: 3 columns"),
 }
 
 
@@ -134,7 +140,7 @@ def test_the_same_file_is_not_sent_again(kaggle: Server, workspace: Workspace, c
 
 def test_no_slots_left(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
     for _ in range(5):
-        KaggleClient(SLUG).submit(csv_path, "elsewhere")
+        create(csv_path, "elsewhere")
     kaggle.requests.clear()
     with pytest.raises(RefusedError, match=r"no submissions left today(.|\n)*00:00 UTC"):
         send(workspace, csv_path)
@@ -143,7 +149,7 @@ def test_no_slots_left(kaggle: Server, workspace: Workspace, csv_path: Path) -> 
 
 
 def test_quota_unknown_is_no_hindrance(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
-    kaggle.disturb("GetSubmissionLimits", json_error(501, b"{}"))
+    kaggle.disturb("GetSubmissionLimits", json_answer(501, b"{}"))
     assert send(workspace, csv_path) == row_of(workspace)
 
 
@@ -186,7 +192,7 @@ def test_an_answer_without_a_reference(kaggle: Server, workspace: Workspace, csv
             pass
 
         await app(scope, receive, swallow)
-        await json_error(200, b'{"message": "ok"}')(app, scope, _nothing, send)
+        await json_answer(200, b'{"message": "ok"}')(app, scope, _nothing, send)
 
     kaggle.disturb("CreateSubmission", no_reference)
     row = send(workspace, csv_path)
@@ -215,7 +221,7 @@ def test_a_submission_that_may_be_lost_names_its_id_and_is_made_by_a_rerun(
 
 def test_no_look_up_no_second_submission(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
     kaggle.disturb("CreateSubmission", lose_answer)
-    kaggle.disturb("ListSubmissions", *[json_error(200, b'{"submissions": 3}')] * 2)
+    kaggle.disturb("ListSubmissions", *[json_answer(200, b'{"submissions": 3}')] * 2)
     for _ in range(2):
         with pytest.raises(PendingError, match="hw4-"):
             send(workspace, csv_path, force=True)
@@ -225,7 +231,7 @@ def test_no_look_up_no_second_submission(kaggle: Server, workspace: Workspace, c
 
 
 def test_refused_before_sending_can_be_repeated(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
-    kaggle.disturb("CreateSubmission", json_error(403, b'{"code": 403, "message": "rules"}'))
+    kaggle.disturb("CreateSubmission", json_answer(403, b'{"code": 403, "message": "rules"}'))
     with pytest.raises(RefusedError, match="/rules"):
         send(workspace, csv_path)
     assert row_of(workspace).state == "error"
@@ -237,53 +243,12 @@ def test_refused_before_sending_can_be_repeated(kaggle: Server, workspace: Works
 def test_a_failed_upload_is_no_submission(
     kaggle: Server, workspace: Workspace, csv_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kaggle_hw4.kaggle_calls._RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("kaggle_hw4.kaggle_calls._PATIENCE_SECONDS", 0.1)
     kaggle.disturb("PUT", answer(400))
     with pytest.raises(UnavailableError, match="file store"):
         send(workspace, csv_path)
     assert kaggle.requests.count("CreateSubmission") == 0
-    assert row_of(workspace).state == "error"
-
-
-KILLED = """
-import os, sys
-from pathlib import Path
-from kaggle_hw4 import submit as module
-from kaggle_hw4.workspace import Workspace
-from kaggle_support import IDS, SLUG, SPEAKERS
-if sys.argv[3] == "before":
-    module.KaggleClient.submit = lambda *arguments: os._exit(9)
-if sys.argv[3] == "after":
-    whole = module.KaggleClient.submit
-    module.KaggleClient.submit = lambda *arguments: (whole(*arguments), os._exit(9))
-row = module.submit(
-    SLUG, Workspace(Path(sys.argv[1])), Path(sys.argv[2]), test_ids=IDS, speakers=SPEAKERS, report=print
-)
-print(row.ref)
-"""
-
-
-def start(workspace: Workspace, csv_path: Path, kill: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(["tests", "."])}
-    command = [sys.executable, "-c", KILLED, str(workspace.root), str(csv_path), kill]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-
-
-@pytest.mark.parametrize("kill", ["before", "after"])
-def test_killed_around_the_submission(kaggle: Server, workspace: Workspace, csv_path: Path, kill: str) -> None:
-    assert start(workspace, csv_path, kill).wait() == 9
-    assert row_of(workspace).state == "sending"
-    row = send(workspace, csv_path)
-    assert row == row_of(workspace)
-    assert row.state == "complete"
-    assert len(kaggle.rehearsal.entries) == 1
-
-
-def test_two_at_once_make_one(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
-    both = [start(workspace, csv_path, "never") for _ in range(2)]
-    refs = {process.communicate()[0].split()[-1] for process in both}
-    assert refs == {str(kaggle.rehearsal.entries[0].ref)}
-    assert len(kaggle.rehearsal.entries) == 1
+    assert Ledger(workspace.ledger).all(SLUG) == []
 
 
 # --- sync --------------------------------------------------------------------------------------
@@ -295,11 +260,11 @@ def test_sync_brings_scores_lost_references_and_foreign_submissions(
     kaggle.rehearsal.scoring_seconds = 0.0
     lost = write_csv(tmp_path / "lost.csv", dict.fromkeys(IDS, "id00001"))
     kaggle.disturb("CreateSubmission", lose_answer)
-    kaggle.disturb("ListSubmissions", json_error(200, b'{"submissions": 3}'))
+    kaggle.disturb("ListSubmissions", json_answer(200, b'{"submissions": 3}'))
     with pytest.raises(PendingError):
         send(workspace, lost)
     own = send(workspace, csv_path)
-    KaggleClient(SLUG).submit(csv_path, "by hand")
+    create(csv_path, "by hand")
     changed = sync(SLUG, workspace)
     assert {(row.name, row.state, row.public is not None) for row in changed} == {
         ("lost", "complete", True),

@@ -36,9 +36,14 @@ def rehearsal_make(
 def rehearsal_serve(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="What shall go wrong, as cut or stall@CreateSubmission*2; `--fault list` lists them."),
+    ] = None,
 ) -> None:
-    """Serve DIR's archive and score submissions against its labels, as Kaggle would."""
+    """Serve DIR's archive and score submissions against its labels, as Kaggle would, or with faults."""
     try:
+        from kaggle_hw4.rehearsal import faults
         from kaggle_hw4.rehearsal.server import export_lines, serve
     except ImportError as error:
         raise UsageError(
@@ -47,8 +52,13 @@ def rehearsal_serve(
         ) from None
     from kaggle_hw4.terminal import say
 
+    if fault == ["list"]:
+        typer.echo(faults.listing())
+        return
+    plan = [faults.parse(text) for text in fault or []]
+
     def ready(used: int) -> None:
         say(f"Serving {folder} on 127.0.0.1:{used} until Ctrl-C. In another terminal, first:")
         typer.echo("\n".join(export_lines(used)))
 
-    serve(folder, port, on_ready=ready)
+    serve(folder, port, faults=plan, on_ready=ready, on_fault=lambda method, what: say(f"{method}: {what}"))

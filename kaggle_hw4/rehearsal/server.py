@@ -4,169 +4,38 @@ It listens on the loopback interface only and serves one folder: `<slug>.zip`, t
 `labels.csv`, the answers. The submissions live in `server.json` beside them.
 """
 
-import csv
 import errno
-import io
-import json
-import secrets
 import shlex
 import socket
 import zipfile
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kaggle_hw4.errors import UsageError
+from kaggle_hw4.rehearsal.api import UPLOAD_LIMIT, Api
+from kaggle_hw4.rehearsal.faults import Disturbed, Planned
 from kaggle_hw4.rehearsal.scoring import (
-    SCORING_SECONDS,
-    SUBMISSIONS_PER_DAY,
     TEAM,
     Refusal,
     Rehearsal,
 )
 
-_UPLOAD_LIMIT = 64 * 2**20  # bytes; the real competition's submission has 0.4 MB
 
-
-class _Api:
-    """The methods of Kaggle's API; each takes the request's JSON object and gives the answer's."""
-
-    def __init__(self, rehearsal: Rehearsal) -> None:
-        self._rehearsal = rehearsal
-
-    async def call(self, request: Request) -> Response:
-        scheme, _, credential = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() not in ("basic", "bearer") or not credential.strip():
-            raise HTTPException(401, "Unauthenticated")
-        try:
-            message = json.loads(await request.body() or b"{}")
-        except ValueError:
-            raise HTTPException(400, "the request is not JSON") from None
-        if not isinstance(message, dict):
-            raise HTTPException(400, "the request is not a JSON object")
-        method = _METHODS.get((request.path_params["service"], request.path_params["method"]))
-        if method is None:
-            raise HTTPException(404, "Not found")
-        asked_for = message.get("competitionName", self._rehearsal.slug)
-        if asked_for != self._rehearsal.slug:
-            raise HTTPException(404, f"Competition not found: {asked_for}")
-        answer = method(self, message, f"http://{request.headers.get('host', 'localhost')}")
-        return answer if isinstance(answer, Response) else JSONResponse(answer)
-
-    def introspect_token(self, message: dict[str, Any], base: str) -> Any:
-        return {"active": True, "username": TEAM}
-
-    def list_data_files(self, message: dict[str, Any], base: str) -> Any:
-        files = [
-            {
-                "ref": info.filename,
-                "name": info.filename,
-                "totalBytes": info.file_size,
-                "creationDate": datetime(*info.date_time).isoformat() + "Z",
-            }
-            for info in self._rehearsal.members
-        ]
-        return _page(files, message, "files")
-
-    def download_data_files(self, message: dict[str, Any], base: str) -> Any:
-        return RedirectResponse(f"{base}/blobs/{self._rehearsal.archive.name}", 302)
-
-    def download_data_file(self, message: dict[str, Any], base: str) -> Any:
-        name = message.get("fileName")
-        if name not in {info.filename for info in self._rehearsal.members}:
-            raise HTTPException(404, f"File not found: {name}")
-        return RedirectResponse(f"{base}/blobs/files/{name}", 302)
-
-    def start_submission_upload(self, message: dict[str, Any], base: str) -> Any:
-        if int(message.get("contentLength", 0)) > _UPLOAD_LIMIT:
-            raise HTTPException(400, f"the file is larger than {_UPLOAD_LIMIT} bytes")
-        name = Path(str(message.get("fileName", "submission.csv"))).name
-        token = secrets.token_urlsafe(16)
-        return {"token": token, "createUrl": f"{base}/uploads/{token}/{name}"}
-
-    def create_submission(self, message: dict[str, Any], base: str) -> Any:
-        entry = self._rehearsal.submit(
-            str(message.get("blobFileTokens", "")), str(message.get("submissionDescription", ""))
-        )
-        return {"message": f"Successfully submitted to {self._rehearsal.slug}", "ref": entry.ref}
-
-    def get_submission_limits(self, message: dict[str, Any], base: str) -> Any:
-        used = self._rehearsal.used_today()
-        return {
-            "numToday": used,
-            "numTotal": len(self._rehearsal.entries),
-            "numAllowedNow": max(0, SUBMISSIONS_PER_DAY - used),
-            "limitedByTotal": False,
-        }
-
-    def list_submissions(self, message: dict[str, Any], base: str) -> Any:
-        newest_first = [entry.answer() for entry in reversed(self._rehearsal.entries)]
-        return _page(newest_first, message, "submissions")
-
-    def get_submission(self, message: dict[str, Any], base: str) -> Any:
-        for entry in self._rehearsal.entries:
-            if entry.ref == message.get("ref"):
-                return entry.answer()
-        raise HTTPException(404, f"Submission not found: {message.get('ref')}")
-
-    def get_leaderboard(self, message: dict[str, Any], base: str) -> Any:
-        return _page(self._rehearsal.leaderboard(), message, "submissions")
-
-    def download_leaderboard(self, message: dict[str, Any], base: str) -> Any:
-        table = io.StringIO()
-        columns = ["teamId", "teamName", "submissionDate", "score"]
-        writer = csv.DictWriter(table, columns)
-        writer.writeheader()
-        writer.writerows(self._rehearsal.leaderboard())
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as archive:
-            archive.writestr(f"{self._rehearsal.slug}-publicleaderboard.csv", table.getvalue())
-        return Response(packed.getvalue(), media_type="application/zip")
-
-
-_COMPETITIONS = "competitions.CompetitionApiService"
-_METHODS: dict[tuple[str, str], Callable[[_Api, dict[str, Any], str], Any]] = {
-    ("security.OAuthService", "IntrospectToken"): _Api.introspect_token,
-    (_COMPETITIONS, "ListDataFiles"): _Api.list_data_files,
-    (_COMPETITIONS, "DownloadDataFiles"): _Api.download_data_files,
-    (_COMPETITIONS, "DownloadDataFile"): _Api.download_data_file,
-    (_COMPETITIONS, "StartSubmissionUpload"): _Api.start_submission_upload,
-    (_COMPETITIONS, "CreateSubmission"): _Api.create_submission,
-    (_COMPETITIONS, "GetSubmissionLimits"): _Api.get_submission_limits,
-    (_COMPETITIONS, "ListSubmissions"): _Api.list_submissions,
-    (_COMPETITIONS, "GetSubmission"): _Api.get_submission,
-    (_COMPETITIONS, "GetLeaderboard"): _Api.get_leaderboard,
-    (_COMPETITIONS, "DownloadLeaderboard"): _Api.download_leaderboard,
-}
-
-
-def _page(items: list[dict[str, Any]], message: dict[str, Any], field: str) -> dict[str, Any]:
-    try:
-        size = max(1, int(message.get("pageSize") or 20))
-        start = int(message.get("pageToken") or (int(message.get("page") or 1) - 1) * size)
-    except ValueError:
-        raise HTTPException(400, "no such page") from None
-    page: dict[str, Any] = {field: items[start : start + size]}
-    if start + size < len(items):
-        page["nextPageToken"] = str(start + size)
-    return page
-
-
-class _AbsoluteForm:
-    """Requests sent as to a proxy (`POST http://localhost/api/…`) become ordinary ones.
+class _Front:
+    """Requests sent as to a proxy (`POST http://localhost/api/…`) become ordinary ones; answers get a date.
 
     The official client knows no address but http://localhost; it comes to our port through
-    HTTP_PROXY, hence in this form.
+    HTTP_PROXY, hence in this form. The date is given here, where a fault can change it, not by uvicorn.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -176,12 +45,18 @@ class _AbsoluteForm:
         if scope["type"] == "http" and not scope["path"].startswith("/"):
             path = urlsplit(scope["raw_path"].decode("ascii")).path or "/"
             scope = dict(scope, path=unquote(path), raw_path=path.encode("ascii"))
-        await self._app(scope, receive, send)
+
+        async def dated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"date", formatdate(usegmt=True).encode())]
+            await send(message)
+
+        await self._app(scope, receive, dated)
 
 
 def build_app(rehearsal: Rehearsal) -> ASGIApp:
-    """The server as an ASGI application. Whatever shall disturb its answers can be wrapped around it."""
-    api = _Api(rehearsal)
+    """The server as an ASGI application. `faults.Disturbed` can be wrapped around it."""
+    api = Api(rehearsal)
 
     async def archive(request: Request) -> Response:
         # FileResponse answers Range and If-Range, and gives Content-Length, ETag and Last-Modified.
@@ -196,8 +71,8 @@ def build_app(rehearsal: Rehearsal) -> ASGIApp:
 
     async def upload(request: Request) -> Response:
         content = await request.body()
-        if len(content) > _UPLOAD_LIMIT:
-            raise HTTPException(413, f"the file is larger than {_UPLOAD_LIMIT} bytes")
+        if len(content) > UPLOAD_LIMIT:
+            raise HTTPException(413, f"the file is larger than {UPLOAD_LIMIT} bytes")
         rehearsal.uploads[request.path_params["token"]] = (request.path_params["name"], content)
         return Response(status_code=201)
 
@@ -211,27 +86,32 @@ def build_app(rehearsal: Rehearsal) -> ASGIApp:
         Route("/blobs/files/{name:path}", member),
         Route("/uploads/{token}/{name}", upload, methods=["PUT"]),
     ]
-    return _AbsoluteForm(Starlette(routes=routes, exception_handlers={HTTPException: refuse, Refusal: refuse}))
+    return _Front(Starlette(routes=routes, exception_handlers={HTTPException: refuse, Refusal: refuse}))
 
 
 def serve(
     folder: Path,
     port: int = 0,
     *,
-    scoring_seconds: float = SCORING_SECONDS,
+    faults: Sequence[Planned] = (),
     on_ready: Callable[[int], None] | None = None,
+    on_fault: Callable[[str, str], None] = lambda method, summary: None,
 ) -> None:
     """Serve `folder` on 127.0.0.1 until Ctrl-C; port 0 takes a free one, `on_ready` is told which.
+
+    `on_fault` is told the method and the fault of every request that one of `faults` meets.
 
     Raises:
         DataError: archive or answers are missing or malformed.
         UsageError: the port cannot be had.
     """
-    app = build_app(Rehearsal(folder, scoring_seconds=scoring_seconds))
+    app = Disturbed(build_app(Rehearsal(folder)), list(faults), on_fault)
     listener = listen(port)
     if on_ready:
         on_ready(listener.getsockname()[1])
-    config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
+    # The server's own log would tell of every fault as of a bug in the application.
+    level = "critical" if faults else "warning"
+    config = uvicorn.Config(app, log_level=level, lifespan="off", timeout_graceful_shutdown=1, date_header=False)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:
