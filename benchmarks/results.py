@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 from kaggle_hw4.data.store import open_store
-from kaggle_hw4.ensemble import make_ensemble
+from kaggle_hw4.ensemble.blend import make_ensemble
 from kaggle_hw4.folds import load_folds
 from kaggle_hw4.runs import Run
 from kaggle_hw4.workspace import Workspace, read_json
@@ -25,21 +25,20 @@ def main(
     workspace = Workspace(root.resolve())
     store = open_store(workspace.store)
     folds = load_folds(store, workspace.folds_file)
-    made = make_ensemble(workspace, store, folds, names or [])
+    made = make_ensemble(workspace, store, folds, names or []).summary()
     rows, total, hardware = [], 0.0, set()
-    for member in made.members:
-        folder = workspace.runs / member.name
+    for member in made["members"]:
+        folder = workspace.runs / member["name"]
         results = [read_json(Run(folder / f"fold{fold}").result, "") for fold in range(folds.k)]
         seconds = [result["train_seconds"] for result in results]
         total += sum(seconds)
         hardware |= {f"{result['hardware']}, torch {result['torch']}" for result in results}
         rows.append(
-            f"| {member.name} | {results[0]['steps']:,} | {member.accuracy:.4f} | "
+            f"| {member['name']} | {results[0]['steps']:,} | {member['accuracy']:.4f} | "
             f"{_spread([result['accuracy'] for result in results])} | "
-            f"{_spread([result['crop_accuracy'] for result in results])} | {member.log_loss:.3f} | "
-            f"{member.temperature:.2f} | {np.mean(seconds):.0f} ± {np.std(seconds, ddof=1):.0f} |"
+            f"{_spread([result['crop_accuracy'] for result in results])} | {member['log_loss']:.3f} | "
+            f"{member['temperature']:.2f} | {np.mean(seconds):.0f} ± {np.std(seconds, ddof=1):.0f} |"
         )
-    error = np.sqrt(made.accuracy * (1 - made.accuracy) / len(member.oof))
     print(
         f"{len(store.speakers)} speakers, {len(store.train_rows):,} labelled utterances, "
         f"{store.total_frames:,} frames with the test's; data `{store.hash}`, folds `{folds.hash}` (k={folds.k}).\n"
@@ -48,9 +47,10 @@ def main(
     print("| member | steps | accuracy, all folds | mean ± sd over folds | on crops | log loss | T | s per job |")
     print("|---|---|---|---|---|---|---|---|")
     print("\n".join(rows))
-    print(f"| plain mean of logits | | {made.plain_accuracy:.4f} | | | | | |")
-    print(f"| **ensemble** | | **{made.accuracy:.4f}** | | | {made.log_loss:.3f} | | |")
-    print(f"\nStandard error of the ensemble's figure: {error:.4f} (binomial, n = {len(member.oof):,}).")
+    for method in made["methods"]:
+        print(f"| blend, {method['method']} | | {method['accuracy']:.4f} | | | {method['log_loss']:.3f} | | |")
+    low, high = made["interval"]
+    print(f"\nThe ensemble ({made['method']}): {made['accuracy']:.4f}, 95 % interval {low:.4f} to {high:.4f}.")
 
 
 def _spread(values: list[float]) -> str:

@@ -187,7 +187,7 @@ def train(
 @app.command()
 def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") -> None:
     """Write the logits of trained models again, from their weights."""
-    from kaggle_hw4.ensemble import choose_members
+    from kaggle_hw4.ensemble.members import choose_members
     from kaggle_hw4.jobs.plan import choose_device
     from kaggle_hw4.runs import Run, job_of
     from kaggle_hw4.terminal import progress_bar
@@ -206,14 +206,38 @@ def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") ->
     _next(ctx, "ensemble")
 
 
-@app.command()
-def ensemble(ctx: typer.Context, names: Names = None, as_json: Json = False) -> None:
-    """Blend members and write submissions/<name>.csv."""
-    from kaggle_hw4.ensemble import make_ensemble
-    from kaggle_hw4.views import ensemble_table
+class _WithAdd(typer.core.TyperCommand):
+    """`--add` takes three values and may be repeated, which typer has no annotation for."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        next(parameter for parameter in self.params if parameter.name == "add").nargs = 3
+
+
+@app.command(cls=_WithAdd)
+def ensemble(
+    ctx: typer.Context,
+    names: Names = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="equal, greedy or convex. [default: equal, unless another is better in a paired test]"),
+    ] = None,
+    weights: Annotated[str, typer.Option(help="Weights by hand: NAME=0.5,NAME=0.5.")] = "",
+    add: Annotated[
+        list[Any] | None,
+        typer.Option(metavar="NAME OOF.npy TEST.npy", help="A member from elsewhere: logits in the index's order."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Blend members, say what the blend is honestly worth, and write submissions/<name>.csv."""
+    from kaggle_hw4.ensemble.blend import make_ensemble
+    from kaggle_hw4.score_views import ensemble_table
+    from kaggle_hw4.terminal import stage
+
+    added = [(name, Path(oof), Path(test)) for name, oof, test in add or []]
     store, split = _open(ctx.obj)
-    made = make_ensemble(ctx.obj, store, split, names or [])
+    with stage() as tick:
+        made = make_ensemble(ctx.obj, store, split, names or [], method=method, by_hand=weights, added=added, tick=tick)
     _emit(as_json, made.summary(), lambda: ensemble_table(made))
     _next(ctx, f"submit {made.name}")
 
@@ -233,13 +257,16 @@ def submit(
     """Send a submission to Kaggle at most once, wait for its score and record it."""
     from kaggle_hw4 import submit as submission
     from kaggle_hw4.data.store import open_store
-    from kaggle_hw4.ensemble import make_ensemble, recorded_name
-    from kaggle_hw4.terminal import say, stderr
-    from kaggle_hw4.views import ensemble_table, score_line
+    from kaggle_hw4.ensemble.blend import make_ensemble
+    from kaggle_hw4.ensemble.submission import recorded_name
+    from kaggle_hw4.score_views import ensemble_table
+    from kaggle_hw4.terminal import say, stage, stderr
+    from kaggle_hw4.views import score_line
 
     workspace: Workspace = ctx.obj
     if name is None:
-        made = make_ensemble(workspace, *_open(workspace), [])
+        with stage() as tick:
+            made = make_ensemble(workspace, *_open(workspace), [], tick=tick)
         stderr.print(ensemble_table(made))
         file = made.file
     else:
@@ -274,7 +301,7 @@ def board(
 ) -> None:
     """Show cross-validation and leaderboard side by side."""
     from kaggle_hw4.board import read_board
-    from kaggle_hw4.views import board_csv, board_tables
+    from kaggle_hw4.score_views import board_csv, board_tables
 
     workspace: Workspace = ctx.obj
     edition = _edition(workspace)

@@ -39,6 +39,13 @@ def progress_bar(what: str, *, unit_bytes: bool = False) -> Iterator[Update]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+@contextmanager
+def stage() -> Iterator[Callable[[str], None]]:
+    """A line that tells what is being done; the block gets `tick(what)`. Silent when not a terminal."""
+    with stderr.status("starting") as line:
+        yield line.update if stderr.is_terminal else lambda what: None
+
+
 def duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3 h 20 min`."""
     if seconds < 90:

@@ -3,63 +3,20 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from written import Bench, K
 
-from kaggle_hw4.data.store import Store, open_store
-from kaggle_hw4.ensemble import (
-    blend,
-    choose_members,
-    fit_temperature,
-    load_member,
-    make_ensemble,
-    record_of,
-    recorded_name,
-)
+from kaggle_hw4.ensemble.blend import Ensemble, make_ensemble
+from kaggle_hw4.ensemble.members import choose_members, load_member
+from kaggle_hw4.ensemble.submission import record_of, recorded_name
 from kaggle_hw4.errors import DataError, UsageError
-from kaggle_hw4.folds import Folds, make_folds
-from kaggle_hw4.inference import accuracy, log_loss
-from kaggle_hw4.runs import Job, Run, claim, identity, run_of
 from kaggle_hw4.submit import read_submission
-from kaggle_hw4.variants import variant
-from kaggle_hw4.workspace import Workspace, file_hash, write_json
-
-K = 3
-
-
-class Bench:
-    """A workspace with data and folds, and runs that nobody trained."""
-
-    def __init__(self, root: Path) -> None:
-        self.workspace = Workspace(root)
-        self.store: Store = open_store(self.workspace.store)
-        self.folds: Folds = make_folds(self.store, self.workspace.folds_file, k=K)
-        self.labels = self.store.labels[self.store.train_rows]
-
-    def run(self, name: str, fold: int, oof: np.ndarray, test: np.ndarray) -> Run:
-        job = Job(name, variant(name), 0, fold)
-        run = run_of(self.workspace, job)
-        run.folder.mkdir(parents=True, exist_ok=True)
-        claim(run, identity(job, self.store, self.folds))
-        np.save(run.oof, oof.astype(np.float32))
-        np.save(run.test, test.astype(np.float32))
-        result = {"accuracy": 0.0, "utterances": len(oof), "oof": file_hash(run.oof), "test": file_hash(run.test)}
-        write_json(run.result, result)
-        return run
-
-    def member(self, name: str, *, scale: float = 1.0, quality: float = 1.5, seed: int = 0) -> np.ndarray:
-        """A member on every fold whose logits are noise, plus `quality` at the truth; gives its joined oof."""
-        rng = np.random.default_rng(seed)
-        joined = rng.normal(size=(len(self.labels), 4))
-        joined[np.arange(len(joined)), self.labels] += quality
-        joined *= scale
-        for fold in range(K):
-            test = rng.normal(size=(len(self.store.test_rows), 4)) * scale
-            self.run(name, fold, joined[self.folds.validation_rows(fold)], test)
-        return joined
+from kaggle_hw4.workspace import file_hash
 
 
 @pytest.fixture
@@ -68,58 +25,138 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_a_temperature_is_the_scale_of_calibrated_logits() -> None:
-    rng = np.random.default_rng(0)
-    logits = rng.normal(size=(20_000, 10)) * 2
-    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    labels = (rng.random((len(p), 1)) > p.cumsum(1)).sum(1)  # drawn as the logits say: calibrated
-    for scale in (0.3, 1.0, 7.0):
-        assert fit_temperature((logits * scale).astype(np.float32), labels) == pytest.approx(scale, rel=0.03)
+def make(bench: Bench, *names: str, **options: Any) -> Ensemble:
+    return make_ensemble(bench.workspace, bench.store, bench.folds, list(names), **options)
 
 
-def test_temperatures_make_members_of_different_scales_count_alike() -> None:
-    """Ten useful members beside one loud poor one: the plain mean listens to the loud one alone."""
-    rng = np.random.default_rng(1)
-    labels = rng.integers(0, 20, 3000)
-    truth = np.eye(20)[labels]
-    members = [(truth * 1.5 + rng.normal(size=truth.shape)).astype(np.float32) for _ in range(4)]
-    members.append(((truth * 0.5 + rng.normal(size=truth.shape)) * 30).astype(np.float32))
-    fitted = blend(members, [fit_temperature(member, labels) for member in members])
-    plain = blend(members, [1.0] * 5)
-    assert accuracy(fitted, labels) > accuracy(plain, labels) + 0.2
-    assert accuracy(fitted, labels) > max(accuracy(member, labels) for member in members)
-
-
-def test_blend_is_the_mean_of_scaled_logits() -> None:
-    a, b = np.ones((2, 3), np.float32), np.full((2, 3), 6, np.float32)
-    np.testing.assert_allclose(blend([a, b], [1.0, 2.0]), np.full((2, 3), 2.0))
-
-
-def test_a_member_joins_its_folds_and_averages_its_test_logits(bench: Bench) -> None:
+def test_a_member_has_the_rows_of_each_fold_and_averages_its_test_logits(bench: Bench) -> None:
     joined = bench.member("sample", scale=2.0)
     member = load_member(bench.workspace, bench.store, bench.folds, "sample-s0")
-    np.testing.assert_allclose(member.oof, joined, rtol=1e-6)
+    for fold, logits in enumerate(member.oof):
+        np.testing.assert_allclose(logits.read(slice(None)), joined[bench.folds.validation_rows(fold)], rtol=1e-6)
     tests = [np.load(bench.workspace.runs / "sample-s0" / f"fold{fold}" / "test.npy") for fold in range(K)]
-    np.testing.assert_allclose(member.test, np.mean(tests, 0), rtol=1e-5, atol=1e-6)
-    assert member.accuracy == (joined.argmax(1) == bench.labels).mean()
-    assert member.log_loss <= log_loss(joined, bench.labels) + 1e-6
+    np.testing.assert_allclose(member.mean_test(), np.mean(tests, 0), rtol=1e-5, atol=1e-6)
 
 
-def test_the_submission_is_the_blend_of_the_test_logits_by_name(bench: Bench) -> None:
+def test_the_submission_is_the_weighted_blend_of_the_test_logits_by_name(bench: Bench) -> None:
+    """Members of different scales count by their weights alone: each is divided by its own temperature."""
     for seed, name in enumerate(["sample", "conformer-full"]):
         bench.member(name, scale=10.0**seed, seed=seed)
-    made = make_ensemble(bench.workspace, bench.store, bench.folds, [])
-    assert [member.name for member in made.members] == ["conformer-full-s0", "sample-s0"]
-    scaled = [member.test / member.temperature for member in made.members]
-    expected = [bench.store.speakers[i] for i in np.mean(scaled, 0).argmax(1)]
+    made = make(bench, by_hand="sample-s0=1,conformer-full-s0=3")
+    assert [member.name for member in made.members] == ["sample-s0", "conformer-full-s0"]
+    assert made.temperatures.full[1] > 5 * made.temperatures.full[0]
+    scaled = [m.mean_test() / t for m, t in zip(made.members, made.temperatures.full, strict=True)]
+    expected = [bench.store.speakers[i] for i in (scaled[0] + 3 * scaled[1]).argmax(1)]
     written = read_submission(made.file, bench.store.test_ids, bench.store.speakers)
     assert written["Category"].tolist() == expected
     assert written["Id"].tolist() == bench.store.test_ids
     record = json.loads(record_of(made.file).read_text())
     assert record["csv"] == file_hash(made.file)
-    assert [member["weight"] for member in record["members"]] == [0.5, 0.5]
-    assert record["accuracy"] == made.accuracy
-    assert made.file.read_bytes() == make_ensemble(bench.workspace, bench.store, bench.folds, []).file.read_bytes()
+    assert [member["weight"] for member in record["members"]] == [0.25, 0.75]
+    assert record["accuracy"] == made.estimate.accuracy
+
+
+@pytest.mark.parametrize("method", ["equal", "greedy", "convex", None])
+def test_every_method_is_reported_with_the_keys_promised_and_repeats(bench: Bench, method: str | None) -> None:
+    for seed, (name, quality) in enumerate({"sample": 1.0, "conformer-full": 2.0, "transformer-full": 1.5}.items()):
+        bench.member(name, quality=quality, seed=seed)
+    made = make(bench, method=method)
+    summary = json.loads(json.dumps(made.summary(), allow_nan=False))
+    assert summary["method"] == (method or summary["method"]) in ("equal", "greedy", "convex")
+    assert {"members", "accuracy", "interval", "honest_gain", "file"} <= set(summary)
+    for member in summary["members"]:
+        assert {"name", "weight", "temperature", "accuracy", "log_loss"} <= set(member)
+        assert member["weight"] >= 0
+    assert sum(member["weight"] for member in summary["members"]) == pytest.approx(1)
+    low, high = summary["interval"]
+    assert low <= summary["accuracy"] <= high
+    assert summary["honest_gain"] == pytest.approx(summary["accuracy"] - summary["best_single"]["accuracy"])
+    before = made.file.read_bytes()
+    again = make(bench, method=method)
+    assert (again.summary(), again.file.read_bytes()) == (summary, before)
+
+
+def test_figures_of_members_are_those_of_their_joined_logits(bench: Bench) -> None:
+    joined = bench.member("sample", scale=3.0)
+    (member,) = make(bench).summary()["members"]
+    assert member["accuracy"] == (joined.argmax(1) == bench.labels).mean()
+    scaled = joined / member["temperature"]
+    nll = np.logaddexp.reduce(scaled, axis=1) - scaled[np.arange(len(joined)), bench.labels]
+    assert member["log_loss"] == pytest.approx(nll.mean(), rel=1e-4)
+    assert member["weight"] == 1
+
+
+def test_a_member_from_elsewhere_counts_as_ours_do(bench: Bench, tmp_path: Path) -> None:
+    joined = bench.member("sample")
+    oof, test = tmp_path / "oof.npy", tmp_path / "test.npy"
+    np.save(oof, joined.astype(np.float64) * 5)
+    tests = [np.load(bench.workspace.runs / "sample-s0" / f"fold{fold}" / "test.npy") for fold in range(K)]
+    np.save(test, np.mean(tests, 0) * 5)
+    made = make(bench, added=[("theirs", oof, test)])
+    ours, theirs = made.summary()["members"]
+    assert theirs["name"] == "theirs"
+    assert theirs["accuracy"] == ours["accuracy"]
+    assert theirs["temperature"] == pytest.approx(5 * ours["temperature"], rel=1e-3)
+    shutil.rmtree(bench.workspace.runs)  # it also does alone
+    alone = make(bench, added=[("theirs", oof, test)])
+    assert [member["name"] for member in alone.summary()["members"]] == ["theirs"]
+
+
+def test_a_bad_member_from_elsewhere_is_refused(bench: Bench, tmp_path: Path) -> None:
+    bench.member("sample")
+    oof, test = tmp_path / "oof.npy", tmp_path / "test.npy"
+    good, tests = np.zeros((len(bench.labels), 4)), np.zeros((len(bench.store.test_rows), 4))
+    np.save(test, tests)
+    hole = good.copy()
+    hole[7, 2] = np.nan
+    ids = bench.store.index["id"]
+    for bad, message in (
+        (hole, rf"NaN or infinity, first in row 7 \({ids[7]}\)"),
+        (good[:-1], r"holds \(119, 4\) float64, not \(120, 4\)"),
+        (good.astype(int), "int64"),
+        (np.array(["a"], object), "cannot be read"),
+    ):
+        np.save(oof, bad, allow_pickle=True)
+        with pytest.raises(DataError, match=message):
+            make(bench, added=[("theirs", oof, test)])
+    with pytest.raises(DataError, match="cannot be read"):
+        make(bench, added=[("theirs", tmp_path / "none.npy", test)])
+    np.save(oof, good)
+    for name in ("sample-s0", "a/b", "a=b"):
+        with pytest.raises(UsageError, match="the name is taken, or holds other characters"):
+            make(bench, added=[(name, oof, test)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sample-s0=-1,conformer-full-s0=2", "the weight of sample-s0 is negative: -1"),
+        ("sample-s0=1,nobody=2", "no member 'nobody'"),
+        ("sample=1,conformer-full-s0=1", "sample is not the name of a member"),
+        ("sample-s0=x", "'sample-s0=x' is not NAME=NUMBER"),
+        ("sample-s0=nan", "is not NAME=NUMBER"),
+        ("sample-s0", "is not NAME=NUMBER"),
+        ("sample-s0=1,sample-s0=2", "sample-s0 is named twice"),
+        ("sample-s0=0,conformer-full-s0=0", "all are 0"),
+    ],
+)
+def test_weights_that_make_no_sense_are_refused(bench: Bench, text: str, message: str) -> None:
+    bench.member("sample")
+    bench.member("conformer-full")
+    with pytest.raises(UsageError, match=message):
+        make(bench, by_hand=text)
+    assert not bench.workspace.submissions.exists()
+
+
+def test_methods_and_weights_that_do_not_fit_are_refused(bench: Bench) -> None:
+    bench.member("sample")
+    bench.member("conformer-full")
+    with pytest.raises(UsageError, match="there is none for conformer-full-s0"):
+        make(bench, "sample", "conformer-full", by_hand="sample-s0=1")
+    with pytest.raises(UsageError, match=r"no method 'magic'(.|\n)*equal, greedy, convex"):
+        make(bench, method="magic")
+    with pytest.raises(UsageError, match="contradict"):
+        make(bench, method="equal", by_hand="sample-s0=1")
 
 
 def test_members_are_chosen_by_member_variant_or_set(bench: Bench) -> None:
@@ -163,7 +200,7 @@ def test_a_fold_copied_over_another_is_refused(bench: Bench) -> None:
 
 def test_an_edited_submission_is_no_longer_the_ensembles(bench: Bench) -> None:
     bench.member("sample")
-    made = make_ensemble(bench.workspace, bench.store, bench.folds, [])
+    made = make(bench)
     assert recorded_name(bench.workspace, made.file) == made.name
     made.file.write_text(made.file.read_text() + "\n")
     assert recorded_name(bench.workspace, made.file) == ""
@@ -194,14 +231,14 @@ def test_runs_of_other_data_are_refused_with_both_hashes(bench: Bench, tmp_path:
     other.member("sample")
     shutil.copytree(other.workspace.runs, bench.workspace.runs)
     with pytest.raises(DataError) as error:
-        make_ensemble(bench.workspace, bench.store, bench.folds, [])
+        make(bench)
     assert other.store.hash in str(error.value)
     assert bench.store.hash in str(error.value)
 
 
 def test_a_submission_reads_back_with_pandas(bench: Bench) -> None:
     bench.member("sample")
-    made = make_ensemble(bench.workspace, bench.store, bench.folds, [])
+    made = make(bench)
     frame = pd.read_csv(made.file)
     assert list(frame.columns) == ["Id", "Category"]
     assert frame["Category"].isin(bench.store.speakers).all()

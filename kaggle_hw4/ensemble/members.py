@@ -1,0 +1,165 @@
+"""The members of an ensemble: which there are, and their logits, mapped and checked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kaggle_hw4.data.store import Store
+from kaggle_hw4.errors import DataError, UsageError
+from kaggle_hw4.folds import Folds
+from kaggle_hw4.runs import Job, Run, check_identity, identity, job_of
+from kaggle_hw4.variants import SETS, variant
+from kaggle_hw4.workspace import Workspace, content_hash, file_hash, read_json
+
+_CHECKED_AT_ONCE = 4096  # rows
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Mapped logits (rows, speakers); `rows` picks those that count, None all of them."""
+
+    array: np.ndarray
+    rows: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.array) if self.rows is None else len(self.rows)
+
+    def read(self, rows: slice) -> np.ndarray:
+        return self.array[rows] if self.rows is None else self.array[self.rows[rows]]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A (variant, seed) trained on every fold, or logits from elsewhere.
+
+    `oof[f]` has the train utterances held out in fold f, in the order of the index, each named by a
+    model that has not seen it; the mean of the arrays of `test` (test utterances, speakers) names the
+    test. `parts` says which files these are, with their hashes; `made_from` is the hash of all of it.
+    """
+
+    name: str
+    oof: list[Logits]
+    test: list[np.ndarray]
+    parts: list[dict[str, Any]]
+
+    @property
+    def made_from(self) -> str:
+        return content_hash([{k: v for k, v in part.items() if not k.endswith("file")} for part in self.parts])
+
+    def mean_test(self) -> np.ndarray:
+        """Test logits (test utterances, speakers) float32, averaged over the folds."""
+        total = np.zeros(self.test[0].shape, np.float64)
+        for logits in self.test:
+            total += logits
+        return (total / len(self.test)).astype(np.float32)
+
+
+def complete_members(workspace: Workspace, k: int) -> tuple[list[str], dict[str, list[int]]]:
+    """Names of the members trained on all k folds, and the folds still missing of the others."""
+    complete, missing = [], {}
+    for folder in sorted(workspace.runs.glob("*")):
+        unfinished = [fold for fold in range(k) if not Run(folder / f"fold{fold}").finished]
+        if not unfinished:
+            complete.append(folder.name)
+        elif any(Run(folder / f"fold{fold}").started for fold in range(k)):
+            missing[folder.name] = unfinished
+    return complete, missing
+
+
+def choose_members(workspace: Workspace, k: int, names: list[str]) -> list[str]:
+    """The members named by members, variants (all seeds) or sets; all of the workspace when none is named.
+
+    Raises:
+        UsageError: a name that no member answers to.
+        DataError: nothing is trained, or a chosen member lacks folds (it is never left out silently).
+    """
+    complete, missing = complete_members(workspace, k)
+    if not complete and not missing:
+        raise DataError(f"nothing is trained in {workspace.runs}", "Run `kaggle-hw4 train --fold all` first.")
+    everything = sorted([*complete, *missing])
+    chosen: list[str] = []
+    for name in names or everything:
+        variants = SETS.get(name, (name,))
+        found = [member for member in everything if member == name or member.rsplit("-s", 1)[0] in variants]
+        if not found:
+            raise UsageError(f"no member {name!r}", f"There are: {', '.join(everything)}.")
+        chosen += [member for member in found if member not in chosen]
+    if lacking := [name for name in chosen if name in missing]:
+        folds = "; ".join(f"{name}: fold {', '.join(map(str, missing[name]))}" for name in lacking)
+        offer = f"; or without them: kaggle-hw4 ensemble {' '.join(complete)}" if complete else ""
+        raise DataError(f"not trained on every fold yet: {folds}", f"Run: {_train_command(workspace, lacking)}{offer}")
+    return chosen
+
+
+def _train_command(workspace: Workspace, members: list[str]) -> str:
+    """The command that finishes these members, as they were begun."""
+    jobs = [
+        job_of(run)
+        for member in members
+        for run in (Run(path.parent) for path in sorted((workspace.runs / member).glob("fold*/run.json"))[:1])
+    ]
+    options = [f"--variant {name}" for name in dict.fromkeys(job.name for job in jobs)]
+    options += [f"--seed {seed}" for seed in dict.fromkeys(job.seed for job in jobs) if seed]
+    options += [f"--steps {job.variant.steps}" for job in jobs if job.variant != variant(job.name)][:1]
+    return " ".join(["kaggle-hw4 train --fold all", *options])
+
+
+def load_member(workspace: Workspace, store: Store, folds: Folds, name: str) -> Member:
+    """Map a member's logits of every fold.
+
+    Raises:
+        DataError: a run of other data or folds, folds of different recipes, or logits that are damaged.
+    """
+    oof, test, parts, recipes = [], [], [], []
+    for fold in range(folds.k):
+        run = Run(workspace.runs / name / f"fold{fold}")
+        again = f"Write it anew from the weights: kaggle-hw4 predict {name}"
+        job, result = job_of(run), read_json(run.result, again)
+        variant_name, _, seed = name.rpartition("-s")
+        expected = identity(Job(variant_name, job.variant, int(seed), fold), store, folds)
+        check_identity(run, expected)
+        train_ids = store.index["id"].iloc[folds.validation_rows(fold)]
+        speakers = len(store.speakers)
+        oof.append(Logits(_checked(run.oof, result.get("oof"), list(train_ids), speakers, again)))
+        test.append(_checked(run.test, result.get("test"), store.test_ids, speakers, again))
+        recipes.append(job.variant)
+        parts.append({"fold": fold, "run": expected["hash"], "oof": result["oof"], "test": result["test"]})
+    if any(recipe != recipes[0] for recipe in recipes):
+        raise DataError(f"the folds of {name} were trained with different recipes", "Train them anew with one.")
+    return Member(name, oof, test, parts)
+
+
+def added_member(store: Store, folds: Folds, name: str, oof: Path, test: Path) -> Member:
+    """A member from elsewhere: .npy files of logits (train or test utterances in the order of the index, speakers).
+
+    Raises:
+        DataError: a file that is missing, not of that shape, or holds what is no finite number.
+    """
+    order = f"Its rows are the utterances of {store.folder}/index.csv in their order, its columns the speakers."
+    train_ids = store.index["id"].iloc[store.train_rows].tolist()
+    logits = _checked(oof, None, train_ids, len(store.speakers), order)
+    held_out = [Logits(logits, folds.validation_rows(fold)) for fold in range(folds.k)]
+    tests = _checked(test, None, store.test_ids, len(store.speakers), order)
+    part = {"oof": file_hash(oof), "oof_file": str(oof.resolve())}
+    return Member(name, held_out, [tests], [part | {"test": file_hash(test), "test_file": str(test.resolve())}])
+
+
+def _checked(path: Path, expected_hash: str | None, ids: list[str], speakers: int, remedy: str) -> np.ndarray:
+    """Map logits (len(ids), speakers). Raises DataError for anything else, and for another hash when one is given."""
+    try:
+        if expected_hash is not None and file_hash(path) != expected_hash:
+            raise DataError(f"{path} is not the file that was written: its checksum differs", remedy)
+        logits = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read: {error}", remedy) from error
+    if getattr(logits, "shape", None) != (len(ids), speakers) or logits.dtype.kind != "f":
+        found = f"{logits.shape} {logits.dtype}" if isinstance(logits, np.ndarray) else type(logits).__name__
+        raise DataError(f"{path} holds {found}, not {(len(ids), speakers)} logits in floating point", remedy)
+    for start in range(0, len(ids), _CHECKED_AT_ONCE):
+        finite = np.isfinite(logits[start : start + _CHECKED_AT_ONCE]).all(1)
+        if not finite.all():
+            first = start + int(np.flatnonzero(~finite)[0])
+            raise DataError(f"{path} holds NaN or infinity, first in row {first} ({ids[first]})", remedy)
+    return logits
