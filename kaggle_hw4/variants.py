@@ -173,9 +173,28 @@ def resnet() -> Variant:
     return replace(ecapa(), backbone="resnet", layers=2, d_model=16, pooling="statistics")
 
 
+@register("ecapa-wide")
+def ecapa_wide() -> Variant:
+    """as ecapa, 512 features as published"""
+    return replace(ecapa(), d_model=512, feedforward=1536, attention_size=128, embedding=192)
+
+
+@register("mfa-conformer-wide")
+def mfa_conformer_wide() -> Variant:
+    """as mfa-conformer, 6 layers of 256 features"""
+    return replace(mfa_conformer(), layers=6, d_model=256, feedforward=1024, attention_size=128, embedding=192)
+
+
+@register("resnet-wide")
+def resnet_wide() -> Variant:
+    """as resnet, 26 layers of 32 to 256 channels"""
+    return replace(resnet(), layers=3, d_model=32, embedding=192)
+
+
 SETS = {
     "default": ("transformer-simple", "transformer-full", "conformer-simple", "conformer-full"),
     "best": ("ecapa", "mfa-conformer", "resnet"),
+    "wide": ("ecapa-wide", "mfa-conformer-wide", "resnet-wide"),
 }
 
 

@@ -26,6 +26,8 @@ from kaggle_hw4.models.pooling import make_pooling
 from kaggle_hw4.recipe import POOLINGS, Variant
 
 NAMES = [entry.name for entry in variants.entries()]
+# Those for GPUs take their time on CPU; they are of the same code as the narrow ones.
+EACH = [pytest.param(name, marks=[pytest.mark.slow] * (name in variants.SETS["wide"])) for name in NAMES]
 LENGTHS = torch.tensor([91, 17, 130, 64, 1])
 
 
@@ -46,7 +48,7 @@ def model_of(name: str, *, dropout: float | None = None) -> SpeakerClassifier:
     return model
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("fill", [-20.0, 1e4, float("nan")])
 def test_an_utterance_has_the_same_logits_alone_and_in_a_padded_batch(name: str, fill: float) -> None:
     model = model_of(name).eval()
@@ -59,7 +61,7 @@ def test_an_utterance_has_the_same_logits_alone_and_in_a_padded_batch(name: str,
     assert (alone - alone[0]).abs().max() > 1e-2  # the comparison is not one of constants
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_padding_influences_nothing_in_training(name: str) -> None:
     results = []
     for fill in (0.0, 77.0):
@@ -72,7 +74,7 @@ def test_padding_influences_nothing_in_training(name: str) -> None:
         torch.testing.assert_close(one, other, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_more_padding_changes_no_gradient(name: str) -> None:
     """The same utterances padded to 130 and to 200 frames: batch statistics see real frames only."""
     results = []
@@ -85,7 +87,7 @@ def test_more_padding_changes_no_gradient(name: str) -> None:
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_weights_come_back_from_a_state(name: str) -> None:
     model, other = model_of(name).eval(), SpeakerClassifier(variants.variant(name), 50).eval()
     other.load_state_dict(model.state_dict())
@@ -93,7 +95,7 @@ def test_weights_come_back_from_a_state(name: str) -> None:
         assert torch.equal(model(batch(0.0), LENGTHS), other(batch(0.0), LENGTHS))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EACH)
 def test_it_learns_a_batch_by_heart(name: str) -> None:
     model = SpeakerClassifier(variants.variant(name), 4)
     x, labels = batch(0.0)[:4], torch.tensor([3, 1, 0, 2])
