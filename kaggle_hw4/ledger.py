@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kaggle_hw4.errors import DataError
-from kaggle_hw4.workspace import storage_errors
+from kaggle_hw4.workspace import atomic_path, storage_errors
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE submissions (
     id          TEXT PRIMARY KEY,
@@ -24,9 +24,19 @@ CREATE TABLE submissions (
     public      TEXT,
     private     TEXT,
     error       TEXT NOT NULL,
-    ensemble    TEXT NOT NULL
+    ensemble    TEXT NOT NULL,
+    place       INTEGER,
+    teams       INTEGER
 )
 """
+
+# From each version to the next.
+_MIGRATIONS = {
+    1: (
+        "ALTER TABLE submissions ADD COLUMN place INTEGER",
+        "ALTER TABLE submissions ADD COLUMN teams INTEGER",
+    )
+}
 
 State = Literal["sending", "sent", "complete", "error"]
 
@@ -40,6 +50,7 @@ class Row:
     (with a `ref`: Kaggle's verdict on the file; without: it never became a submission).
     The scores are strings as Kaggle gives them, `created` is UTC in ISO format, `ensemble` names
     the record of what the file was made from. A submission made elsewhere has no `csv_hash`.
+    `place` is where its public score stands among so many `teams`, when that was last looked up.
     """
 
     id: str
@@ -54,6 +65,8 @@ class Row:
     private: str | None = None
     error: str = ""
     ensemble: str = ""
+    place: int | None = None
+    teams: int | None = None
 
 
 _COLUMNS = [field.name for field in fields(Row)]
@@ -103,8 +116,8 @@ class Ledger:
         """One transaction, in SQLite's own rollback mode: its WAL mode is not safe on network disks."""
         try:
             with closing(sqlite3.connect(self.path, timeout=30.0, isolation_level=None)) as connection:
-                connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                connection.execute("BEGIN IMMEDIATE" if write or self._version(connection) < _VERSION else "BEGIN")
+                version = self._version(connection)
                 if version > _VERSION:
                     raise DataError(
                         f"{self.path} was written by a newer kaggle-hw4 (version {version} of the table)",
@@ -113,10 +126,31 @@ class Ledger:
                 if version == 0 and write:
                     connection.execute(_SCHEMA)
                     connection.execute(f"PRAGMA user_version = {_VERSION}")
+                elif 0 < version < _VERSION:
+                    self._migrate(connection, version)
                 yield connection
                 connection.execute("COMMIT")  # an exception closes the connection, which rolls back
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path}: {error}", _remedy(error)) from error
+
+
+    @staticmethod
+    def _version(connection: sqlite3.Connection) -> int:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+    def _migrate(self, connection: sqlite3.Connection, version: int) -> None:
+        """Bring the table of an older version up to this one; the file as it was stays beside it."""
+        # Nobody else writes while this transaction lasts, and it has written nothing yet. By SQLite itself: closing
+        # the file anywhere else in this process would give up the transaction's locks.
+        with (
+            atomic_path(self.path.with_name(f"{self.path.stem}.v{version}{self.path.suffix}")) as copy,
+            closing(sqlite3.connect(self.path)) as source,
+            closing(sqlite3.connect(copy)) as target,
+        ):
+            source.backup(target)
+        for statement in (statement for step in range(version, _VERSION) for statement in _MIGRATIONS[step]):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
 
 
 def _remedy(error: sqlite3.DatabaseError) -> str:

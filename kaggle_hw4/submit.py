@@ -15,6 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from kaggle_hw4.difference import against_earlier
 from kaggle_hw4.errors import HW4Error, PendingError, RefusedError, UnavailableError
 from kaggle_hw4.kaggle_client import KaggleClient, MaybeSentError, Submission
 from kaggle_hw4.ledger import Ledger, Row
@@ -62,8 +63,14 @@ def submit(
     ledger = Ledger(workspace.ledger)
     with _alone(workspace.submissions / ".submit.lock"):
         row = _known(ledger, slug, _content_hash(file), force)
+        if row is None:
+            alike, warnings = against_earlier(workspace, ledger.all(slug), file.frame, ensemble)
+            row = None if force else alike
+            for warning in warnings:
+                report(warning)
         if row is not None and row.state == "complete":
-            report(f"{csv_path} was submitted before (ref {row.ref}): its recorded score is shown")
+            sent = "was submitted before" if row.csv_hash == _content_hash(file) else f"is {row.name} row for row, sent before"
+            report(f"{csv_path} {sent} (ref {row.ref}): its recorded score is shown")
             return row
         if row is not None and row.state == "error":
             raise _error(row)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kaggle_hw4.ensemble.pool import Piece, Pool
+from kaggle_hw4.ensemble.pool import Piece, Pool, in_threads
 
 _ROUNDS = 100
 _BYTES = 400_000_000  # of the contested pairs; they are copied twice
@@ -76,7 +76,7 @@ def select(pool: Pool, contested: Contest, folds: list[int], scale: np.ndarray) 
     total = np.zeros(margins.shape[1], np.float32)
     best, best_right = taken, -1
     for _ in range(_ROUNDS):
-        right = np.array([contested.right(total + margin) for margin in margins])
+        right = np.array(in_threads(lambda margin: contested.right(total + margin), margins, margins.nbytes))  # noqa: B023
         tied = np.flatnonzero(right == right.max())
         if taken[tied].any():
             tied = tied[taken[tied] > 0]

@@ -7,7 +7,7 @@ pool, its Hessian the covariance; and rows that are named surely and rightly add
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from kaggle_hw4.ensemble.members import Logits, Member
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _PIECE_BYTES = 16_000_000  # of the margins that are in memory at once, per thread
@@ -99,7 +100,7 @@ class Pool:
             blended = (weights.astype(np.float32) @ margins.reshape(members, -1)).reshape(-1, rows, speakers)
             return blended.argmax(2).astype(np.int32), _softmax(blended)
 
-        found = list(self._through(of, folds, pools=len(weights)))
+        found = self._through(of, folds, pools=len(weights))
         return np.concatenate([f[0] for f in found], axis=1), np.concatenate([f[1] for f in found], axis=1)
 
     def pieces(self, folds: list[int], stride: int = 1, pools: int = 0) -> Iterator[Piece]:
@@ -123,15 +124,20 @@ class Pool:
                 margin *= np.float32(scale)
         return margins
 
-    def _through(self, work: Callable[[Piece], T], folds: list[int], stride: int = 1, pools: int = 0) -> Iterator[T]:
-        """Do `work` on every piece, one thread per core; results in the order of the pieces, so that sums repeat."""
+    def _through(self, work: Callable[[Piece], T], folds: list[int], stride: int = 1, pools: int = 0) -> list[T]:
+        """Do `work` on every piece; results in the order of the pieces, so that sums repeat to the bit."""
         pieces = list(self.pieces(folds, stride, pools))
-        if len(pieces) <= len(folds):  # so little that threads would take longer to start
-            yield from map(work, pieces)
-            return
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(cores, len(pieces))) as threads:
-            yield from threads.map(work, pieces)
+        rows = sum(len(self.labels[fold]) for fold in folds) // stride
+        return in_threads(work, pieces, rows * len(self) * self.members[0][0].array.shape[1] * 4)
+
+
+def in_threads(work: Callable[[S], T], parts: Iterable[S], size: int) -> list[T]:
+    """`work` of every part, in order; on all cores when the parts have so many bytes (`size`) that it pays."""
+    if size < _PIECE_BYTES:
+        return list(map(work, parts))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores) as threads:
+        return list(threads.map(work, parts))
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
