@@ -1,13 +1,18 @@
 """The board: what each member and each submission scores, in cross-validation and on the leaderboard."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from kaggle_hw4.competition import Competition
+from kaggle_hw4.band import Band, Scored, band
+from kaggle_hw4.competition import DAILY_SLOTS, Competition
+from kaggle_hw4.difference import read_rows, sent_rows
+from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.runs import Run
-from kaggle_hw4.workspace import Workspace, content_hash, read_json
+from kaggle_hw4.workspace import Workspace, content_hash, file_hash, read_json
 
 
 @dataclass(frozen=True)
@@ -22,48 +27,185 @@ class MemberLine:
 
 @dataclass(frozen=True)
 class SubmissionLine:
-    """A submission; `accuracy` is out of fold, None for a file made elsewhere. Scores as Kaggle gives them."""
+    """A submission, or an ensemble that was not sent (its state is "not sent").
+
+    `accuracy` is out of fold, weights refitted without each fold, `interval` its 95 %; None for a file made
+    elsewhere. Scores as Kaggle gives them. `ranks` among ours by "cv", "public" and "private", from 1.
+    `place` among so many `teams` by the public score, when last looked up.
+    """
 
     name: str
     created: str
     accuracy: float | None
+    interval: tuple[float, float] | None
     public: str | None
     private: str | None
     state: str
     ref: int | None
+    band: Band | None
+    ranks: dict[str, int]
+    place: int | None
+    teams: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        return vars(self) | {
+            "interval": list(self.interval) if self.interval else None,
+            "public": number(self.public),
+            "private": number(self.private),
+            "band": vars(self.band) if self.band else None,
+        }
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """Spearman's, of the cross-validated accuracy and a score, over so many submissions."""
+
+    rho: float
+    p: float
+    submissions: int
 
 
 @dataclass(frozen=True)
 class Board:
-    """Submissions newest first, members best first."""
+    """Submissions newest first, members best first, ensembles that were not sent best first.
+
+    `correlations` by "public" and "private", of three submissions or more. `slots` left today: by Kaggle
+    when it was just asked, else as the ledger counts them.
+    """
 
     competition: Competition
     submissions: list[SubmissionLine]
     members: list[MemberLine]
+    unsent: list[SubmissionLine]
+    correlations: dict[str, RankCorrelation]
+    slots: int
+    slots_from: str  # "Kaggle" or "ledger"
 
     def as_json(self) -> dict[str, Any]:
         """Scores as numbers; a score that is not known is null."""
         return {
             "competition": self.competition.slug,
             "baselines": self.competition.baselines,
-            "submissions": [
-                vars(line) | {"public": _number(line.public), "private": _number(line.private)}
-                for line in self.submissions
-            ],
+            "slots": {"left": self.slots, "from": self.slots_from},
+            "submissions": [line.as_json() for line in self.submissions],
+            "unsent": [line.as_json() for line in self.unsent],
+            "rank_correlation": {score: vars(found) for score, found in self.correlations.items()},
             "members": [vars(line) for line in self.members],
         }
 
 
-def read_board(workspace: Workspace, edition: Competition) -> Board:
-    """Read the board of a workspace; an empty one gives an empty board.
+def read_board(workspace: Workspace, edition: Competition, slots: int | None = None) -> Board:
+    """Read the board of a workspace; an empty one gives an empty board. `slots` is what Kaggle says of today.
 
     Raises:
         DataError: the ledger or an artefact cannot be read.
     """
     rows = Ledger(workspace.ledger).all(edition.slug)
-    submissions = [_submission_line(workspace, row) for row in rows]
-    members = _member_lines(workspace)
-    return Board(edition, submissions, sorted(members, key=_best_complete_first))
+    entries = [_entry(workspace, row) for row in rows]
+    submissions = _with_bands_and_ranks(entries)
+    sent = {row.csv_hash for row in rows}
+    waiting = [_unsent(path) for path in sorted(workspace.submissions.glob("*.csv")) if record_of(path).exists()]
+    scored = [entry for _, entry in entries if entry]
+    unsent = [
+        replace(line, band=band(entry, scored) if entry else None)
+        for hash, line, entry in waiting
+        if hash and hash not in sent
+    ]
+    return Board(
+        edition,
+        submissions,
+        sorted(_member_lines(workspace), key=_best_complete_first),
+        sorted(unsent, key=lambda line: -(line.accuracy or 0.0)),
+        _correlations(submissions),
+        max(0, DAILY_SLOTS - _made_today(rows)) if slots is None else slots,
+        "ledger" if slots is None else "Kaggle",
+    )
+
+
+def _made_today(rows: list[Row]) -> int:
+    today = datetime.now(UTC).date().isoformat()
+    return sum(row.ref is not None and row.created.startswith(today) for row in rows)
+
+
+def _entry(workspace: Workspace, row: Row) -> tuple[SubmissionLine, Scored | None]:
+    made = _record(workspace.submissions / f"{row.ensemble}.csv", row.csv_hash) if row.ensemble else {}
+    line = SubmissionLine(
+        row.name,
+        row.created,
+        made.get("accuracy"),
+        _interval(made),
+        row.public,
+        row.private,
+        row.state,
+        row.ref,
+        None,
+        {},
+        row.place,
+        row.teams,
+    )
+    return line, _scored(made, sent_rows(workspace, row) if made else None, number(row.public))
+
+
+def _unsent(csv: Path) -> tuple[str, SubmissionLine, Scored | None]:
+    """An ensemble with its file's hash, "" when the file is not what the record says."""
+    hash = file_hash(csv)
+    made = _record(csv, hash)
+    line = SubmissionLine(
+        csv.stem, "", made.get("accuracy"), _interval(made), None, None, "not sent", None, None, {}, None, None
+    )
+    return (hash if made else ""), line, _scored(made, read_rows(csv) if made else None, None)
+
+
+def _record(csv: Path, csv_hash: str) -> dict[str, Any]:
+    """What the file was made from; nothing when there is no record, or it is of another file."""
+    path = record_of(csv)
+    if not path.exists():
+        return {}
+    made = read_json(path, "Delete it; `kaggle-hw4 ensemble` makes it again.")
+    return made if isinstance(made, dict) and made.get("csv") == csv_hash else {}
+
+
+def _interval(made: dict[str, Any]) -> tuple[float, float] | None:
+    found = made.get("interval")
+    return (float(found[0]), float(found[1])) if isinstance(found, list) and len(found) == 2 else None
+
+
+def _scored(made: dict[str, Any], rows: dict[str, str] | None, public: float | None) -> Scored | None:
+    interval, averaging = _interval(made), made.get("averaging")
+    if rows is None or interval is None or not isinstance(averaging, dict):
+        return None
+    error = (interval[1] - interval[0]) / 3.92  # a 95 % interval is so many standard errors wide
+    return Scored(made["accuracy"], error, averaging["gain"], averaging["sd"], rows, public)
+
+
+def _with_bands_and_ranks(entries: list[tuple[SubmissionLine, Scored | None]]) -> list[SubmissionLine]:
+    scored = [entry for _, entry in entries]
+    lines = []
+    for i, (line, entry) in enumerate(entries):
+        others = [other for j, other in enumerate(scored) if other and j != i]
+        ranks = {
+            kind: 1 + sum(value > mine for other, _ in entries if (value := _value(other, kind)) is not None)
+            for kind in ("cv", "public", "private")
+            if (mine := _value(line, kind)) is not None
+        }
+        lines.append(replace(line, band=band(entry, others) if entry else None, ranks=ranks))
+    return lines
+
+
+def _value(line: SubmissionLine, kind: str) -> float | None:
+    return {"cv": line.accuracy, "public": number(line.public), "private": number(line.private)}[kind]
+
+
+def _correlations(lines: list[SubmissionLine]) -> dict[str, RankCorrelation]:
+    found = {}
+    for kind in ("public", "private"):
+        both = [(a, b) for line in lines if (a := line.accuracy) is not None and (b := _value(line, kind)) is not None]
+        if len(both) >= 3 and all(len(set(values)) > 1 for values in zip(*both, strict=True)):
+            from scipy.stats import spearmanr
+
+            rho, p = spearmanr(*zip(*both, strict=True))
+            found[kind] = RankCorrelation(float(rho), float(p), len(both))
+    return found
 
 
 def _member_lines(workspace: Workspace) -> list[MemberLine]:
@@ -87,21 +229,11 @@ def _member_lines(workspace: Workspace) -> list[MemberLine]:
     return lines
 
 
-def _submission_line(workspace: Workspace, row: Row) -> SubmissionLine:
-    record = workspace.submissions / f"{row.ensemble}.json"
-    accuracy = None
-    if row.ensemble and record.exists():
-        made = read_json(record, "Delete it; `kaggle-hw4 ensemble` makes it again.")
-        if isinstance(made, dict) and made.get("csv") == row.csv_hash:
-            accuracy = made.get("accuracy")
-    return SubmissionLine(row.name, row.created, accuracy, row.public, row.private, row.state, row.ref)
-
-
 def _best_complete_first(line: MemberLine) -> tuple[bool, float]:
     return line.folds_done < line.folds, -(line.accuracy or 0.0)
 
 
-def _number(score: str | None) -> float | None:
+def number(score: str | None) -> float | None:
     try:
         return None if score is None else float(score)
     except ValueError:

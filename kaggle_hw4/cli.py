@@ -96,6 +96,19 @@ def data(
 
 
 @app.command()
+def check(ctx: typer.Context, as_json: Json = False) -> None:
+    """Show what in the data will hurt: drift, twins, odd speakers, and what each does to the score."""
+    from kaggle_hw4.check import check_data
+    from kaggle_hw4.score_views import check_table
+    from kaggle_hw4.terminal import stage
+
+    store, split = _open(ctx.obj)
+    with stage() as tick:
+        findings = check_data(ctx.obj, store, split, tick)
+    _emit(as_json, [vars(finding) for finding in findings], lambda: check_table(findings))
+
+
+@app.command()
 def folds(
     ctx: typer.Context,
     k: Annotated[int | None, typer.Option(min=2, help="Number of folds. [default: 5]")] = None,
@@ -295,26 +308,71 @@ def submit(
 @app.command()
 def board(
     ctx: typer.Context,
-    sync: Annotated[bool, typer.Option("--sync", help="First bring scores and other submissions from Kaggle.")] = False,
+    sync: Annotated[
+        bool, typer.Option("--sync", help="First ask Kaggle: scores, other submissions, the place among the teams.")
+    ] = False,
+    picture: Annotated[Path | None, typer.Option(help="Also draw it: FILE.png, .svg or .pdf.", metavar="FILE")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show cross-validation and leaderboard side by side."""
+    """Show cross-validation and leaderboard side by side, and where the public score was to be expected."""
     from kaggle_hw4.board import read_board
-    from kaggle_hw4.score_views import board_csv, board_tables
+    from kaggle_hw4.board_views import board_csv, board_picture, board_tables
 
     workspace: Workspace = ctx.obj
     edition = _edition(workspace)
+    slots = None
     if sync:
+        from kaggle_hw4.standing import look_up_standing
         from kaggle_hw4.submit import sync as sync_ledger
         from kaggle_hw4.terminal import say
 
         say(f"{len(sync_ledger(edition.slug, workspace))} submissions are new or changed")
-    content = read_board(workspace, edition)
+        slots = look_up_standing(edition.slug, workspace)
+    content = read_board(workspace, edition, slots)
+    if picture:
+        board_picture(content, picture)
     if as_csv:
         typer.echo(board_csv(content), nl=False)
     else:
         _emit(as_json, content.as_json(), lambda: board_tables(content))
+
+
+@app.command()
+def diff(
+    ctx: typer.Context,
+    a: Annotated[str, typer.Argument(help="A submission or its file, an ensemble, a member, or a run (MEMBER/fold0).")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+    as_json: Json = False,
+) -> None:
+    """Show how two submissions differ, and whether a score could tell them apart."""
+    from kaggle_hw4.diff import compare_namings
+    from kaggle_hw4.score_views import difference_text
+
+    report = compare_namings(ctx.obj, *_open(ctx.obj), a, b)
+    _emit(as_json, report.as_json(), lambda: difference_text(report))
+
+
+@app.command()
+def explain(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A submission, its reference, or its file.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Recompute what can be recomputed (minutes at scale).")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show where a score comes from: file, weights, logits, checkpoints, variants, folds, data and code."""
+    from kaggle_hw4.explain import explain as explain_chain
+    from kaggle_hw4.score_views import chain_table
+    from kaggle_hw4.terminal import stage
+
+    workspace: Workspace = ctx.obj
+    with stage() as tick:
+        chain = explain_chain(workspace, _edition(workspace).slug, name, verify, tick)
+    _emit(as_json, chain.as_json(), lambda: chain_table(chain))
+    if chain.broken:
+        raise DataError(f"the first link that does not match is {chain.broken.link}: {chain.broken.found}")
 
 
 @app.command()

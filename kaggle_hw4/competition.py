@@ -7,6 +7,7 @@ from kaggle_hw4.errors import UsageError
 
 N_MELS = 40
 ID_COLUMN, LABEL_COLUMN = "Id", "Category"
+DAILY_SLOTS = 5  # submissions; new ones are given at 00:00 UTC
 PUBLIC_SHARE = 0.5  # of the test rows; the others are scored privately
 TABLE_NAMES = ("metadata.json", "testdata.json", "mapping.json")
 

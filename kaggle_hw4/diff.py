@@ -35,6 +35,7 @@ class Naming:
     picks: dict[str, str]
     probabilities: np.ndarray | None = None
     train_picks: np.ndarray | None = None
+    note: str = ""  # why logits are not at hand
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ class Report:
     b: str
     difference: Difference
     utterances: list[dict[str, Any]]
+    notes: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        return {"a": self.a, "b": self.b} | self.difference.as_json() | {"utterances": self.utterances}
+        names = {"a": self.a, "b": self.b}
+        return names | self.difference.as_json() | {"utterances": self.utterances, "notes": self.notes}
 
 
 def compare_namings(workspace: Workspace, store: Store, folds: Folds, first: str, second: str) -> Report:
@@ -67,7 +70,9 @@ def compare_namings(workspace: Workspace, store: Store, folds: Folds, first: str
             float((right_a != right_b).mean()),
             float(right_b.mean() - right_a.mean()),
         )
-    return Report(a.name, b.name, difference(a.picks, b.picks, paired, None), _utterances(store, a, b))
+    found = difference(a.picks, b.picks, paired, None)
+    notes = [f"Without the logits of {side.name}: {side.note}." for side in (a, b) if side.note]
+    return Report(a.name, b.name, found, _utterances(store, a, b), notes)
 
 
 def _utterances(store: Store, a: Naming, b: Naming) -> list[dict[str, Any]]:
@@ -117,10 +122,10 @@ def _of_file(workspace: Workspace, store: Store, folds: Folds, path: Path) -> Na
     if recorded_name(workspace, path):
         try:
             made = _of_blend(store, folds, path.stem, recorded_blend(workspace, store, folds, read_record(path)))
-        except DataError:  # the logits are gone or others: the rows are what was, or will be, sent
-            return Naming(path.stem, picks)
+        except DataError as error:  # the rows are what was, or will be, sent
+            return Naming(path.stem, picks, note=error.cause)
         return Naming(path.stem, picks, made.probabilities, made.train_picks)
-    return Naming(path.stem, picks)
+    return Naming(path.stem, picks, note="there is no record of what it was made from")
 
 
 def _of_blend(store: Store, folds: Folds, name: str, blend: Blend) -> Naming:

@@ -152,9 +152,14 @@ def sent_rows(workspace: Workspace, row: Row) -> dict[str, str] | None:
     """Speaker by utterance id of a submission, as long as its file is still what was sent."""
     for path in (Path(row.file), workspace.submissions / f"{row.name}.csv"):
         if row.csv_hash and path.is_file() and file_hash(path) == row.csv_hash:
-            frame = pd.read_csv(path, dtype=str)
-            return dict(zip(frame[ID_COLUMN], frame[LABEL_COLUMN], strict=True))
+            return read_rows(path)
     return None
+
+
+def read_rows(path: Path) -> dict[str, str]:
+    """Speaker by utterance id, of a file that was checked before."""
+    frame = pd.read_csv(path, dtype=str)
+    return dict(zip(frame[ID_COLUMN], frame[LABEL_COLUMN], strict=True))
 
 
 def recorded_accuracy(workspace: Workspace, name: str) -> float | None:

@@ -134,6 +134,18 @@ class KaggleClient:
                 raise
         return next((item for item in self.submissions() if item.ref == ref), None)
 
+    def leaderboard(self) -> list[float]:
+        """The public score of every team, best first."""
+        request = official_client.message("ApiGetLeaderboardRequest", competition_name=self.slug, page_size=_PAGE)
+        teams: dict[int, float] = {}
+        while True:
+            page, token = self._ask("get_leaderboard", request, _standings)
+            new = page.keys() - teams.keys()
+            teams |= page
+            if not token or not new:
+                return sorted(teams.values(), reverse=True)
+            request.page_token = token
+
     def upload(self, name: str, content: bytes) -> str:
         """Upload a file, from the start again after a failure; gives the token to submit it by.
 
@@ -223,6 +235,10 @@ def _created(answer: Any) -> tuple[int, str]:
 
 def _page(listing: Any) -> tuple[list[Submission], str]:
     return [_submission(item) for item in listing.submissions], listing.next_page_token
+
+
+def _standings(listing: Any) -> tuple[dict[int, float], str]:
+    return {int(team.team_id): float(team.score) for team in listing.submissions if team.score}, listing.next_page_token
 
 
 def _submission(item: Any) -> Submission:

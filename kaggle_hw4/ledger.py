@@ -133,7 +133,6 @@ class Ledger:
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path}: {error}", _remedy(error)) from error
 
-
     @staticmethod
     def _version(connection: sqlite3.Connection) -> int:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])

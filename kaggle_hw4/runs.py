@@ -173,4 +173,5 @@ def _difference(found: Any, expected: dict[str, Any]) -> str:
         return "run.json is not a record of a run"
     there, asked = flat(found), flat(expected)
     keys = [key for key in there | asked if there.get(key) != asked.get(key)]
-    return ", ".join(f"{key} {there.get(key)} there, {asked.get(key)} now" for key in keys)
+    named = ", ".join(f"{key} {there.get(key)} there, {asked.get(key)} now" for key in keys)
+    return named or "its recipe does not have its hash"

@@ -6,11 +6,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from kaggle_hw4.board import Board
-from kaggle_hw4.views import score_text, table_of
+from kaggle_hw4.views import table_of
 
 if TYPE_CHECKING:
+    from kaggle_hw4.check import Finding
+    from kaggle_hw4.diff import Report
     from kaggle_hw4.ensemble.blend import Ensemble
+    from kaggle_hw4.explain import Chain
 
 _MATRIX_MEMBERS = 8  # more do not fit beside each other
 
@@ -116,38 +118,37 @@ def span(interval: list[float], points: bool = False) -> str:
     return f"{100 * low:+.2f} to {100 * high:+.2f}" if points else f"{low:.4f} to {high:.4f}"
 
 
-def board_tables(board: Board) -> Group:
-    """Submissions by public score with the course's lines among them, then the members."""
-    scores = ("CV", "public", "private")
-    table = table_of("submission", *scores, "state", "made", right=scores, title=board.competition.slug)
-    lines: list[tuple[float, tuple[str, ...]]] = [
-        (score, (f"── {name} line", "", f"{score:.5f}", "", "", ""))
-        for name, score in board.competition.baselines.items()
+def difference_text(report: "Report") -> Group:
+    """Rows that differ, what that can do to the score, the utterances named most confidently differently."""
+    d = report.difference
+    lines = [
+        f"{report.a} and {report.b} name {d.differ:,} of {d.rows:,} test utterances differently.",
+        f"The score on all rows can move by {100 * d.most:.2f} points at most, the public one ({d.public:,} rows) by "
+        f"{100 * d.most_public:.2f}; standard error of the public difference: {100 * d.standard_error:.2f} points.",
     ]
-    for line in board.submissions:
-        shown = (score_text(line.accuracy), line.public or "", line.private or "")
-        lines.append((float(line.public or 2), (line.name, *shown, line.state, line.created[:16].replace("T", " "))))
-    for _, cells in sorted(lines, key=lambda line: -line[0]):
-        table.add_row(*cells, style="dim" if cells[0].startswith("──") else None)
-    members = table_of("member", "CV", "folds", right=("CV", "folds"))
-    for member in board.members:
-        members.add_row(member.name, score_text(member.accuracy), f"{member.folds_done}/{member.folds}")
-    notes = []
-    if not board.submissions:
-        notes.append(Text("No submission yet: kaggle-hw4 submit"))
-    if not board.members:
-        notes.append(Text("Nothing is trained yet: kaggle-hw4 train --fold all"))
-    notes.append(Text("CV: accuracy on whole utterances, out of fold."))
-    return Group(table, *([members] if board.members else []), *notes)
+    if d.expected is not None:
+        lines.append(f"Expected from cross-validation: {points(d.expected)} points for {report.b}.")
+    lines += [d.sentence, *report.notes]
+    if not report.utterances:
+        return Group(*map(Text, lines))
+    table = table_of("named differently, surest first", report.a, "p", report.b, "p ", right=("p", "p "))
+    for u in report.utterances:
+        sure = ["" if u[key] is None else f"{u[key]:.2f}" for key in ("a_sure", "b_sure")]
+        table.add_row(u["id"], u["a"], sure[0], u["b"], sure[1])
+    return Group(*map(Text, lines), table)
 
 
-def board_csv(board: Board) -> str:
-    """A row per submission, member and baseline line."""
-    import pandas as pd
+def chain_table(chain: "Chain") -> Table:
+    """The links of a chain, from the score to the code."""
+    table = table_of("link", "what", "hash", "", title=chain.name)
+    for link in chain.links:
+        mark = {"recorded": "", "matches": "ok", "differs": "!! ", "not checked": "not checked"}[link.state]
+        table.add_row(link.link, link.what, link.hash, ": ".join(text for text in (mark, link.found) if text))
+    return table
 
-    content = board.as_json()
-    rows = [{"kind": "submission", **line, "cv": line.pop("accuracy")} for line in content["submissions"]]
-    rows += [{"kind": "member", "name": m["name"], "cv": m["accuracy"]} for m in content["members"]]
-    rows += [{"kind": "line", "name": name, "public": score} for name, score in content["baselines"].items()]
-    columns = ["kind", "name", "cv", "public", "private", "state", "created", "ref"]
-    return pd.DataFrame(rows, columns=columns).astype({"ref": "Int64"}).to_csv(index=False)
+
+def check_table(findings: "list[Finding]") -> Table:
+    table = table_of("", "looked at", "found", "what it means for the score")
+    for finding in findings:
+        table.add_row("ok" if finding.ok else "!!", finding.name, finding.found, finding.meaning)
+    return table

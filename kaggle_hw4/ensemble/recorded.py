@@ -44,6 +44,8 @@ def read_record(csv: Path) -> dict[str, Any]:
     again = f"Delete {path}; `kaggle-hw4 ensemble` makes it again."
     record = read_json(path, again)
     try:
+        for key in ("csv", "weights", "data", "folds", "code", "method"):
+            str(record[key])
         for member in record["members"]:
             float(member["weight"]), float(member["temperature"]), str(member["name"]), list(member["parts"])
         return dict(record)

@@ -72,7 +72,33 @@ def predict_again(workspace: Workspace, job: Job, store: Store, folds: Folds, de
     expected = identity(job, store, folds)
     check_identity(run, expected)
     result = read_json(run.result, again)
-    model = SpeakerClassifier(job.variant, len(store.speakers))
+    model = _trained(run, job, len(store.speakers), result, expected, again)
+    kept = ("steps", "train_seconds", "together", "precision", "hardware", "torch", "code", "weights")
+    training = {key: result[key] for key in kept if key in result}
+    with locked(run, lambda: False):
+        write_logits(run, model.to(device), job, folds, Frames(store, device), training, lambda: None)
+
+
+def spot_check(workspace: Workspace, job: Job, store: Store, folds: Folds, rows: int = 3) -> float:
+    """How far the test logits of the shortest utterances, from the weights again, are from those in `test.npy`.
+
+    The largest difference, as a share of the largest logit. Raises what `predict_again` raises.
+    """
+    run, again = run_of(workspace, job), "Train it again."
+    expected = identity(job, store, folds)
+    model = _trained(run, job, len(store.speakers), read_json(run.result, again), expected, again)
+    shortest = np.argsort(store.lengths[store.test_rows], kind="stable")[:rows]
+    v, frames = job.variant, Frames(store, torch.device("cpu"))
+    found = predict(model, frames, store.test_rows[shortest], crops=v.test_crops, crop=v.longest_crop)
+    recorded = np.load(run.test, mmap_mode="r")[shortest]
+    return float(np.abs(found - recorded).max() / max(np.abs(recorded).max(), 1e-6))
+
+
+def _trained(
+    run: Run, job: Job, speakers: int, result: dict[str, Any], expected: dict[str, Any], again: str
+) -> SpeakerClassifier:
+    """The model of a finished job. Raises DataError when its weights are damaged, or another model's."""
+    model = SpeakerClassifier(job.variant, speakers)
     try:
         if file_hash(run.weights) != result["weights"]:
             raise DataError(f"{run.weights} is not the file that was written: its checksum differs", again)
@@ -86,10 +112,7 @@ def predict_again(workspace: Workspace, job: Job, store: Store, folds: Folds, de
         raise
     except Exception as error:  # safetensors has errors of its own, and so has a wrong shape
         raise DataError(f"{run.weights} cannot be read: {error}", again) from error
-    kept = ("steps", "train_seconds", "together", "precision", "hardware", "torch", "weights")
-    training = {key: result[key] for key in kept if key in result}
-    with locked(run, lambda: False):
-        write_logits(run, model.to(device), job, folds, Frames(store, device), training, lambda: None)
+    return model
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:

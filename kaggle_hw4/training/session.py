@@ -18,6 +18,7 @@ from kaggle_hw4.training.artefacts import hardware, write_logits
 from kaggle_hw4.training.schedules import validation_steps
 from kaggle_hw4.training.stopping import Stopped, locked, stopping
 from kaggle_hw4.training.trainer import Diverged, State, Trainer, load_checkpoint, save_checkpoint
+from kaggle_hw4.version import code_version
 from kaggle_hw4.workspace import Workspace, atomic_path, file_hash
 
 
@@ -186,6 +187,7 @@ class _Training:
             "precision": str(self.trainer.dtype).removeprefix("torch."),
             "hardware": hardware(self.frames.device),
             "torch": torch.__version__,
+            "code": code_version(),
             "weights": file_hash(run.weights),
         }
         write_logits(run, model, job, self.folds, self.frames, training, stopping(self.should_stop))

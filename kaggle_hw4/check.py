@@ -1,0 +1,225 @@
+"""`kaggle-hw4 check`: what in the data will hurt, and what each finding means for the score."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kaggle_hw4.competition import N_MELS
+from kaggle_hw4.data.pooled import pooled
+from kaggle_hw4.data.store import Store
+from kaggle_hw4.data.twins import Pair, exact_twins, near_twins
+from kaggle_hw4.ensemble.members import complete_members
+from kaggle_hw4.errors import DataError
+from kaggle_hw4.folds import Folds
+from kaggle_hw4.runs import Run
+from kaggle_hw4.workspace import Workspace, read_json
+
+_SHOWN = 10  # pairs of speakers or utterances
+_MOST_ROWS = 20_000  # for the classifier of train against test
+_SIGNIFICANT = 0.01
+# One person under two ids: so large a share of the two speakers' utterances is named as the other.
+_ONE_PERSON = 0.25
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`name` was looked at; `found` says what there is, `meaning` what that does to the score; `ok` if nothing."""
+
+    name: str
+    ok: bool
+    found: str
+    meaning: str
+    figures: dict[str, Any]
+
+
+def check_data(workspace: Workspace, store: Store, folds: Folds, tick: Callable[[str], None]) -> list[Finding]:
+    """All findings. Raises DataError when a member's logits cannot be read."""
+    tick("pooling statistics")
+    statistics = pooled(store)
+    tick("train against test")
+    findings = [adversarial(store, statistics), *drift(store, statistics)]
+    tick("twins")
+    exact = exact_twins(store)
+    near = near_twins(store, statistics, tick)
+    findings += [
+        _twins(store, "twins", exact),
+        _twins(store, "near-twins", near),
+        _across_speakers(store, exact + near),
+    ]
+    tick("confusions")
+    return [*findings, confusions(workspace, store, folds, statistics)]
+
+
+def adversarial(store: Store, statistics: np.ndarray) -> Finding:
+    """Can a classifier tell train from test by pooled statistics and length? Area under the ROC curve, 5-fold."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    features = np.column_stack([statistics, np.log(store.lengths)])
+    is_test = (store.labels < 0).astype(int)
+    rng = np.random.default_rng(0)
+    spare = max(_MOST_ROWS - int(is_test.sum()), 1_000)
+    chosen = np.concatenate([store.test_rows, rng.permutation(store.train_rows)[:spare]])
+    smaller = int(min(is_test[chosen].sum(), len(chosen) - is_test[chosen].sum()))
+    if smaller < 10:
+        return Finding("train against test", True, "too few utterances to tell", "Nothing is known.", {"auc": None})
+    model = HistGradientBoostingClassifier(max_iter=60, random_state=0)
+    splitter = StratifiedKFold(5, shuffle=True, random_state=0)
+    said = cross_val_predict(model, features[chosen], is_test[chosen], cv=splitter, method="predict_proba")[:, 1]
+    auc = float(roc_auc_score(is_test[chosen], said))
+    n, m = int(is_test[chosen].sum()), int((1 - is_test[chosen]).sum())
+    error = ((n + m + 1) / (12 * n * m)) ** 0.5  # of the AUC, were there nothing to tell (Mann and Whitney)
+    drifts = auc > 0.5 + 2.6 * error and auc > 0.55
+    return Finding(
+        "train against test",
+        not drifts,
+        f"a classifier tells them apart with an AUC of {auc:.3f} (0.5 is chance, ± {error:.3f})",
+        "The test is recorded otherwise than the training data: cross-validation may promise too much."
+        if drifts
+        else "Test and training utterances are alike: cross-validation foretells the leaderboard.",
+        {"auc": auc, "standard_error": error, "utterances": len(chosen)},
+    )
+
+
+def drift(store: Store, statistics: np.ndarray) -> list[Finding]:
+    """Two-sample Kolmogorov–Smirnov tests of lengths (frames) and levels (mean log mel) of train and test."""
+    from scipy.stats import ks_2samp
+
+    findings = []
+    levels = statistics[:, :N_MELS].mean(1)
+    for name, values, unit in (("length", store.lengths, "frames"), ("level", levels, "log mel")):
+        train, test = values[store.train_rows], values[store.test_rows]
+        found = ks_2samp(train, test)
+        medians = float(np.median(train)), float(np.median(test))
+        differs = bool(found.pvalue < _SIGNIFICANT and found.statistic > 0.05)
+        harder = name == "length" and medians[1] < medians[0]
+        findings.append(
+            Finding(
+                f"{name} of train and test",
+                not differs,
+                f"medians {medians[0]:.4g} and {medians[1]:.4g} {unit}; largest gap of the distributions "
+                f"{found.statistic:.3f} (p = {found.pvalue:.2g})",
+                (
+                    "Shorter utterances are harder: expect the test below cross-validation."
+                    if harder
+                    else "They differ: where the test is unlike, cross-validation says less."
+                )
+                if differs
+                else "No difference that matters.",
+                {"train": medians[0], "test": medians[1], "gap": float(found.statistic), "p": float(found.pvalue)},
+            )
+        )
+    return findings
+
+
+def _twins(store: Store, name: str, pairs: list[Pair]) -> Finding:
+    across = [pair for pair in pairs if (store.labels[pair.a] < 0) != (store.labels[pair.b] < 0)]
+    train = sum(store.labels[pair.a] >= 0 and store.labels[pair.b] >= 0 for pair in pairs)
+    points = 100 * len({max(pair.a, pair.b) for pair in across}) / len(store.test_rows)
+    meaning = "Every utterance is a recording of its own."
+    if pairs:
+        together = (
+            "stay in one fold, so that validation stays honest"
+            if name == "twins"
+            else ("may be in two folds, which flatters cross-validation by as much as their share")
+        )
+        meaning = (
+            f"A model that saw the twin in training names {points:.2f} % of the test for sure; twins within the "
+            f"training data {together}."
+        )
+    return Finding(
+        name,
+        not pairs,
+        f"{len(pairs)} pairs: {len(across)} across train and test, {train} within train, "
+        f"{len(pairs) - len(across) - train} within test",
+        meaning,
+        {"pairs": [_named(store, pair) for pair in pairs], "across": len(across), "test_percent": points},
+    )
+
+
+def _across_speakers(store: Store, pairs: list[Pair]) -> Finding:
+    """Twins under two speaker ids."""
+    labels = store.labels
+    mixed = [p for p in pairs if min(labels[p.a], labels[p.b]) >= 0 and labels[p.a] != labels[p.b]]
+    ids = sorted({tuple(sorted((store.speakers[labels[p.a]], store.speakers[labels[p.b]]))) for p in mixed})
+    some = "; ".join(" and ".join(pair) for pair in ids[:_SHOWN])
+    return Finding(
+        "one recording under two speakers",
+        not mixed,
+        f"{len(mixed)} pairs{': ' + some if mixed else ''}",
+        "They are one person under two ids, or a label is wrong: whatever a model says, one of the two is lost."
+        if mixed
+        else "No label contradicts another.",
+        {"pairs": [_named(store, pair) for pair in mixed]},
+    )
+
+
+def _named(store: Store, pair: Pair) -> dict[str, Any]:
+    def one(row: int) -> dict[str, Any]:
+        label = store.labels[row]
+        return {"id": str(store.index["id"].iloc[row]), "speaker": store.speakers[label] if label >= 0 else None}
+
+    return {"a": one(pair.a), "b": one(pair.b), "likeness": pair.likeness}
+
+
+def confusions(workspace: Workspace, store: Store, folds: Folds, statistics: np.ndarray) -> Finding:
+    """The pairs of speakers most often named as each other, out of fold: by the best member trained on every fold,
+    or by a linear classifier on pooled statistics when there is none."""
+    labels = store.labels[store.train_rows]
+    by, picks = _picks(workspace, store, folds, statistics)
+    wrong = np.flatnonzero(picks != labels)
+    count = len(store.speakers)
+    table = np.bincount(labels[wrong] * count + picks[wrong], minlength=count * count).reshape(count, count)
+    both = np.triu(table + table.T, 1)
+    sizes = np.bincount(labels, minlength=count)
+    worst = np.argsort(-both, axis=None, kind="stable")[:_SHOWN]
+    rows = []
+    for place in worst.tolist():
+        a, b = divmod(place, count)
+        if both[a, b]:
+            share = both[a, b] / (sizes[a] + sizes[b])
+            named = {"a": store.speakers[a], "b": store.speakers[b]}
+            rows.append(named | {"a_as_b": int(table[a, b]), "b_as_a": int(table[b, a]), "share": float(share)})
+    same = [row for row in rows if row["share"] >= _ONE_PERSON]
+    cost = 100 * sum(row["a_as_b"] + row["b_as_a"] for row in rows) / len(labels)
+    some = "; ".join(f"{r['a']} and {r['b']} ({r['a_as_b']} + {r['b_as_a']})" for r in rows[:5])
+    meaning = f"These {len(rows)} pairs cost {cost:.2f} points of the accuracy out of fold ({by})."
+    if same:
+        pairs = "; ".join(f"{row['a']} and {row['b']}" for row in same)
+        meaning += f" So often confused that they may be one person: {pairs}."
+    return Finding(
+        "speakers most confused", not same, some or "none", meaning, {"by": by, "pairs": rows, "points": cost}
+    )
+
+
+def _picks(workspace: Workspace, store: Store, folds: Folds, statistics: np.ndarray) -> tuple[str, np.ndarray]:
+    """Who names, and the class of each training utterance (train utterances,) out of fold."""
+    best, picks, right = "", np.zeros(0, int), -1.0
+    labels = store.labels[store.train_rows]
+    for name in complete_members(workspace, folds.k)[0]:
+        found = np.full(len(labels), -1)
+        for fold in range(folds.k):
+            run, rows = Run(workspace.runs / name / f"fold{fold}"), folds.validation_rows(fold)
+            made = read_json(run.record, "")
+            try:
+                logits = np.load(run.oof, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{run.oof} cannot be read: {error}", f"kaggle-hw4 predict {name}") from error
+            if made.get("folds") != folds.hash or len(logits) != len(rows):
+                break  # of another split
+            found[rows] = np.concatenate([part.argmax(1) for part in np.array_split(logits, len(rows) // 4096 + 1)])
+        if (found >= 0).all() and (accuracy := float((found == labels).mean())) > right:
+            best, picks, right = name, found, accuracy
+    if best:
+        return best, picks
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    picks = np.empty(len(labels), int)
+    for fold in range(folds.k):
+        rows, others = folds.validation_rows(fold), folds.training_rows(fold)
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1).fit(statistics[others], labels[others])
+        picks[rows] = model.predict(statistics[rows])
+    return "linear classifier on pooled statistics", picks

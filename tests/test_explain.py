@@ -1,0 +1,157 @@
+"""The chain from a score back to the data: whole where nothing changed, broken at the first link that did."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from written import Bench
+
+from kaggle_hw4.data.store import Store
+from kaggle_hw4.ensemble.blend import Ensemble, make_ensemble
+from kaggle_hw4.ensemble.submission import record_of
+from kaggle_hw4.errors import UsageError
+from kaggle_hw4.explain import Chain, explain
+from kaggle_hw4.ledger import Ledger, Row
+from kaggle_hw4.workspace import file_hash
+
+SLUG = "ml2023springhw4"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    tiny.packed(tiny.as_folder(tmp_path / "source", tiny.files(train=30)), tmp_path / "data" / "store", "float32")
+    bench = Bench(tmp_path)
+    for seed, name in enumerate(["sample", "conformer-full"]):
+        bench.member(name, seed=seed)
+    return bench
+
+
+def make(bench: Bench) -> Ensemble:
+    return make_ensemble(bench.workspace, bench.store, bench.folds, [], method="convex")
+
+
+def sent(bench: Bench, made: Ensemble) -> Row:
+    row = Row("hw4-1", SLUG, made.name, str(made.file), file_hash(made.file), "2026-01-01T00:00:00Z", "complete", 7)
+    ledger = Ledger(bench.workspace.ledger)
+    ledger.add(row)
+    return ledger.update("hw4-1", public="0.95", private="0.94", ensemble=made.name)
+
+
+def chain(bench: Bench, name: str, verify: bool = True) -> Chain:
+    return explain(bench.workspace, SLUG, name, verify)
+
+
+def test_the_whole_chain_is_shown_with_hashes_and_holds(bench: Bench) -> None:
+    made = make(bench)
+    sent(bench, made)
+    for name in (made.name, str(made.file), "7"):
+        found = chain(bench, name)
+        assert found.broken is None
+        states = {link.link: link.state for link in found.links}
+        for link in ("score", "file", "weights", "logits sample-s0", "variant sample-s0", "folds", "data"):
+            assert states[link] == "matches"
+        assert states["checkpoints sample-s0"] == "not checked"  # nobody trained: there are none
+        assert next(iter(states)) == "score"
+        assert list(states)[-1] == "code"
+    hashes = {link.link: link.hash for link in found.links}
+    assert hashes["data"] == bench.store.hash
+    assert hashes["folds"] == bench.folds.hash
+    assert hashes["file"] == file_hash(made.file)
+    assert {link.state for link in chain(bench, made.name, verify=False).links} == {"recorded"}
+
+
+def edit_csv(bench: Bench, made: Ensemble) -> None:
+    made.file.write_text(made.file.read_text() + "\n")
+
+
+def edit_weights(bench: Bench, made: Ensemble) -> None:
+    record = json.loads(record_of(made.file).read_text())
+    record["members"][0]["weight"] += 0.1
+    record_of(made.file).write_text(json.dumps(record))
+
+
+def edit_temperatures_and_hash(bench: Bench, made: Ensemble) -> None:
+    from kaggle_hw4.ensemble.blend import weights_hash
+
+    record = json.loads(record_of(made.file).read_text())
+    record["members"][0]["temperature"] *= 1.1
+    record["weights"] = weights_hash(record)
+    record_of(made.file).write_text(json.dumps(record))
+
+
+def edit_logits(bench: Bench, made: Ensemble) -> None:
+    path = bench.workspace.runs / "sample-s0" / "fold1" / "oof.npy"
+    logits = np.load(path)
+    logits[0, 0] += 1
+    np.save(path, logits)
+
+
+def edit_recipe(bench: Bench, made: Ensemble) -> None:
+    path = bench.workspace.runs / "sample-s0" / "fold0" / "run.json"
+    record = json.loads(path.read_text())
+    record["recipe"]["lr"] *= 2
+    path.write_text(json.dumps(record))
+
+
+def edit_folds(bench: Bench, made: Ensemble) -> None:
+    content = json.loads(bench.workspace.folds_file.read_text())
+    content["seed"] = 5
+    bench.workspace.folds_file.write_text(json.dumps(content))
+
+
+def edit_frames(bench: Bench, made: Ensemble) -> None:
+    path = bench.workspace.store / "frames.bin"
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("edit", "link", "words"),
+    [
+        (edit_csv, "score", "the file now has the hash"),
+        (edit_weights, "weights", "the record was edited"),
+        (edit_temperatures_and_hash, "weights", "fitted again"),
+        (edit_logits, "logits sample-s0", "its checksum differs"),
+        (edit_recipe, "logits sample-s0", "was made from something else: its recipe does not have its hash"),
+        (edit_frames, "data", "are not those that were packed"),
+    ],
+)
+def test_the_first_link_that_does_not_match_is_named(
+    bench: Bench, edit: Callable[[Bench, Ensemble], None], link: str, words: str
+) -> None:
+    made = make(bench)
+    sent(bench, made)
+    edit(bench, made)
+    broken = chain(bench, made.name).broken
+    assert broken is not None
+    assert broken.link == link
+    assert words in broken.found
+
+
+def test_another_split_breaks_the_chain(bench: Bench) -> None:
+    made = make(bench)
+    edit_folds(bench, made)
+    broken = {link.link for link in chain(bench, made.name).links if link.state == "differs"}
+    assert "folds" in broken
+
+
+def test_a_file_made_elsewhere_ends_the_chain(bench: Bench, tmp_path: Path) -> None:
+    made = make(bench)
+    other = tmp_path / "other.csv"
+    other.write_bytes(made.file.read_bytes())
+    assert "made elsewhere" in chain(bench, str(other)).links[-1].what
+    with pytest.raises(UsageError, match="no submission 'nobody'"):
+        chain(bench, "nobody")
+
+
+def test_data_that_is_gone_is_said(bench: Bench) -> None:
+    made = make(bench)
+    store: Store = bench.store
+    (store.folder / "store.json").unlink()
+    found = chain(bench, made.name)
+    assert found.broken is not None
+    assert found.broken.link == "data"
