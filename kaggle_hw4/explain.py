@@ -123,8 +123,8 @@ class _Walk:
                 found.append(self._link(f"checkpoints {member['name']}", *self._checkpoints(member)))
                 found.append(self._link(f"variant {member['name']}", *self._variant(member)))
         folds, data = self.record["folds"], self.record["data"]
-        found.append(self._link("folds", str(self.workspace.folds_file), folds, self._check_folds))
-        found.append(self._link("data", str(self.workspace.store), data, self._check_data))
+        found.append(self._link("folds", "folds/folds.json", folds, self._check_folds))
+        found.append(self._link("data", "data/store", data, self._check_data))
         code = self.record["code"]
         other = "" if code == code_version() else f"this is {code_version()}"
         found.append(Link("code", f"kaggle-hw4 {code}", "", "not checked" if self.verify else "recorded", other))
@@ -203,7 +203,7 @@ class _Walk:
                     return f"{run.weights} gives other test logits than {run.test}, off by {100 * off:.0f} %"
             return ""
 
-        return f"{len(runs)} weights.safetensors", content_hash(recorded), check
+        return f"weights of {len(runs)} folds", content_hash(recorded), check
 
     def _variant(self, member: dict[str, Any]) -> tuple[str, str, Callable[[], str]]:
         name, _, seed = member["name"].rpartition("-s")
@@ -217,7 +217,7 @@ class _Walk:
             changed = [key for key, value in job.variant.recipe().items() if now.get(key) != value]
             return f"the registry now has another {', '.join(changed)}" if changed else ""
 
-        return f"{name}, seed {seed}, {job.variant.steps:,} steps", content_hash(job.variant.recipe()), check
+        return f"seed {seed}, {job.variant.steps:,} steps", content_hash(job.variant.recipe()), check
 
     def _check_folds(self) -> str:
         found = self._folds().hash

@@ -67,7 +67,7 @@ def _pairs(pairs: dict[str, Any]) -> Table:
         cells = []
         for j in range(len(names)):
             value = pairs["error_correlation" if j < i else "disagreement"][i][j]
-            cells.append("" if i == j or value is None else f"{value:.2f}")
+            cells.append("" if i == j or value is None else f"{value:.2f}".replace("0.", "."))
         table.add_row(f"{i + 1} {name}", *cells)
     return table
 
@@ -140,10 +140,12 @@ def difference_text(report: "Report") -> Group:
 
 def chain_table(chain: "Chain") -> Table:
     """The links of a chain, from the score to the code."""
-    table = table_of("link", "what", "hash", "", title=chain.name)
+    table = table_of("", "link", "what", "hash", title=chain.name)
     for link in chain.links:
-        mark = {"recorded": "", "matches": "ok", "differs": "!! ", "not checked": "not checked"}[link.state]
-        table.add_row(link.link, link.what, link.hash, ": ".join(text for text in (mark, link.found) if text))
+        mark = {"recorded": "", "matches": "ok", "differs": "!!", "not checked": "–"}[link.state]
+        kind, _, of = link.link.partition(" ")
+        what = f"{of}: {link.what}" if of else link.what
+        table.add_row(mark, kind, f"{what} ({link.found})" if link.found else what, link.hash)
     return table
 
 

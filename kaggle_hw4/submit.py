@@ -69,11 +69,8 @@ def submit(
             for warning in warnings:
                 report(warning)
         if row is not None and row.state == "complete":
-            sent = (
-                "was submitted before"
-                if row.csv_hash == _content_hash(file)
-                else f"is {row.name} row for row, sent before"
-            )
+            known = row.csv_hash == _content_hash(file)
+            sent = "was submitted before" if known else f"names every utterance as {row.name} did, sent before"
             report(f"{csv_path} {sent} (ref {row.ref}): its recorded score is shown")
             return row
         if row is not None and row.state == "error":

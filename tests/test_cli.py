@@ -12,7 +12,20 @@ from typer.testing import CliRunner, Result
 from kaggle_hw4.cli import app
 from kaggle_hw4.competition import competition
 
-COMMANDS = ["data", "folds", "variants", "train", "predict", "ensemble", "submit", "board", "doctor"]
+COMMANDS = [
+    "data",
+    "check",
+    "folds",
+    "variants",
+    "train",
+    "predict",
+    "ensemble",
+    "submit",
+    "board",
+    "diff",
+    "explain",
+    "doctor",
+]
 
 
 def run(*arguments: str, root: Path | None = None) -> Result:
@@ -115,7 +128,7 @@ def test_bad_data_ends_with_3_and_usage_with_2(tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "store").exists()
 
 
-@pytest.mark.parametrize("command", ["folds", "train", "predict", "ensemble", "submit"])
+@pytest.mark.parametrize("command", ["check", "folds", "train", "predict", "ensemble", "submit"])
 def test_without_data_the_command_to_run_is_named(tmp_path: Path, command: str) -> None:
     refused(run(command, root=tmp_path), 3, "no data in", "kaggle-hw4 data")
     assert list(tmp_path.iterdir()) == []
@@ -165,6 +178,42 @@ def test_a_dry_run_shows_the_plan_and_writes_no_run(root: Path) -> None:
     assert "of disk" in result.stderr
     assert not (root / "runs").exists()
     assert (root / "folds" / "folds.json").exists()
+
+
+def test_an_ensemble_from_the_command_line(root: Path, tmp_path: Path) -> None:
+    """Members from elsewhere, which `--add` takes three values for, more than once."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    added: list[str] = []
+    for name in ("ours", "theirs"):
+        np.save(tmp_path / f"{name}.npy", rng.normal(size=(24, 4)))
+        np.save(tmp_path / f"{name}-test.npy", rng.normal(size=(8, 4)))
+        added += ["--add", name, str(tmp_path / f"{name}.npy"), str(tmp_path / f"{name}-test.npy")]
+    result = run("ensemble", *added, "--weights", "ours=1,theirs=3", "--json", root=root)
+    assert result.exit_code == 0, result.stderr
+    made = json.loads(result.stdout)
+    assert {m["name"]: m["weight"] for m in made["members"]} == {"ours": 0.25, "theirs": 0.75}
+    assert f"submit {made['name']}" in result.stderr
+    shown = run("ensemble", *added, root=root).stdout
+    for word in ("refitted without each fold", "best single member", "not better than equal weights (p =", "points"):
+        assert word in shown
+    refused(run("ensemble", "--add", "ours", "a.npy", root=root), 2)
+    refused(run("ensemble", *added, "--weights", "ours=-1", root=root), 2, "negative")
+    refused(run("ensemble", *added, "--method", "magic", root=root), 2, "equal, greedy, convex")
+    other = run("ensemble", *added, "--method", "equal", "--json", root=root)
+    sent = json.loads(other.stdout)["name"]
+    told = run("diff", made["name"], sent, root=root)
+    assert told.exit_code == 0
+    assert "A slot can" in told.stdout
+    assert json.loads(run("diff", sent, sent, "--json", root=root).stdout)["verdict"] == "same"
+    refused(run("diff", sent, "nobody", root=root), 2, "nobody", sent)
+    links = json.loads(run("explain", sent, "--verify", "--json", root=root).stdout)
+    assert links["broken"] is None
+    (root / "submissions" / f"{sent}.csv").write_text("Id,Category\n")
+    refused(run("explain", sent, "--verify", root=root), 3, "the first link that does not match is file")
+    findings = json.loads(run("check", "--json", root=root).stdout)
+    assert {"twins", "near-twins", "speakers most confused"} <= {finding["name"] for finding in findings}
 
 
 def test_an_empty_board_says_what_to_do(tmp_path: Path) -> None:

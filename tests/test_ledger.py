@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,37 @@ def test_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="newer kaggle-hw4"):
             use()
     assert path.read_bytes() == before
+
+
+VERSION_1 = """
+CREATE TABLE submissions (
+    id TEXT PRIMARY KEY, competition TEXT NOT NULL, name TEXT NOT NULL, file TEXT NOT NULL, csv_hash TEXT NOT NULL,
+    created TEXT NOT NULL, state TEXT NOT NULL, ref INTEGER, public TEXT, private TEXT, error TEXT NOT NULL,
+    ensemble TEXT NOT NULL
+)
+"""
+
+
+@pytest.mark.parametrize("first", ["read", "write"])
+def test_an_older_version_is_migrated_and_a_copy_kept(tmp_path: Path, first: str) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(VERSION_1)
+        connection.execute("PRAGMA user_version = 1")
+        values = ("hw4-1", "comp", "first", "f.csv", "abc", "2023", "complete", 7, "0.9", "0.8", "", "made")
+        connection.execute(f"INSERT INTO submissions VALUES ({', '.join('?' * 12)})", values)
+    ledger = Ledger(path)
+    if first == "write":
+        assert ledger.update("hw4-1", place=3, teams=9).place == 3
+    (row,) = ledger.all("comp")
+    assert (row.name, row.ref, row.public, row.ensemble) == ("first", 7, "0.9", "made")
+    with closing(sqlite3.connect(tmp_path / "ledger.v1.sqlite")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("SELECT * FROM submissions").fetchall() == [values]
+    kept = (tmp_path / "ledger.v1.sqlite").read_bytes()
+    ledger.update("hw4-1", place=4, teams=9)
+    assert (tmp_path / "ledger.v1.sqlite").read_bytes() == kept
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ledger.sqlite", "ledger.v1.sqlite"]
 
 
 def test_a_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:

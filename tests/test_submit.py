@@ -138,6 +138,37 @@ def test_the_same_file_is_not_sent_again(kaggle: Server, workspace: Workspace, c
     assert len(kaggle.rehearsal.entries) == 2
 
 
+def test_the_same_rows_in_another_order_are_not_sent(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    first = send(workspace, csv_path)
+    said: list[str] = []
+    turned = write_csv(csv_path.with_name("turned.csv"), dict(reversed(LABELS.items())))
+    assert turned.read_bytes() != csv_path.read_bytes()
+    assert send(workspace, turned, report=said.append) == first
+    assert "names every utterance as mean did, sent before" in said[0]
+    assert len(kaggle.rehearsal.entries) == 1
+    forced = send(workspace, turned, force=True)
+    assert forced is not None
+    assert len(kaggle.rehearsal.entries) == 2
+
+
+def test_what_a_score_cannot_tell_from_an_earlier_one_is_warned_about_and_sent(
+    kaggle: Server, workspace: Workspace, csv_path: Path
+) -> None:
+    send(workspace, csv_path)
+    other = write_csv(csv_path.with_name("other.csv"), LABELS | {IDS[0]: SPEAKERS[1]})
+    said: list[str] = []
+    row = send(workspace, other, report=said.append)
+    assert row is not None
+    assert row.state == "complete"
+    assert "warning: a score can hardly tell this from mean (1 of 12 rows differ, public 1.00000)" in said
+    assert len(kaggle.rehearsal.entries) == 2
+    csv_path.write_text("changed since")  # what was sent is no longer there to compare with
+    third = write_csv(csv_path.with_name("third.csv"), LABELS | {IDS[1]: SPEAKERS[2], IDS[0]: SPEAKERS[1]})
+    said.clear()
+    send(workspace, third, report=said.append)
+    assert [line.startswith("warning: a score can hardly tell this from other (") for line in said].count(True) == 1
+
+
 def test_no_slots_left(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
     for _ in range(5):
         create(csv_path, "elsewhere")

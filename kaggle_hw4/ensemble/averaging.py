@@ -44,7 +44,11 @@ def averaging_gain(by_fold: list[np.ndarray], accuracy: float) -> Averaging:
         return float(np.mean([q[rows, pick].mean() for pick in picks])), float(q.max(1).mean())
 
     low, high = -8.0, 8.0
-    if all((pick == picks[0]).all() for pick in picks) or not judged(high)[0] < accuracy < judged(low)[0]:
-        return Averaging(0.0, 0.0)
-    single, together = judged(brentq(lambda t: judged(t)[0] - accuracy, low, high, xtol=1e-4))
+    if judged(low)[0] <= accuracy:  # by chance, one model is right more often than it agrees with the mean
+        fitted = low
+    elif judged(high)[0] >= accuracy:
+        fitted = high
+    else:
+        fitted = brentq(lambda t: judged(t)[0] - accuracy, low, high, xtol=1e-4)
+    single, together = judged(fitted)
     return Averaging(together - single, _RELATIVE_ERROR * (together - single))

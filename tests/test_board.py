@@ -1,0 +1,131 @@
+"""The board: intervals, bands, ranks, and where we stand among the teams, through the real commands and a server."""
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import tiny
+from kaggle_support import Server
+from test_cli import refused, run
+from written import Bench
+
+from kaggle_hw4.board import read_board
+from kaggle_hw4.competition import competition
+from kaggle_hw4.ensemble.blend import make_ensemble
+from kaggle_hw4.kaggle_client import KaggleClient
+from kaggle_hw4.ledger import Ledger, Row
+from kaggle_hw4.rehearsal.scoring import Rehearsal
+from kaggle_hw4.workspace import file_hash
+
+SLUG = "ml2023springhw4"
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    tiny.store(tmp_path, train=30, test=30)
+    bench = Bench(tmp_path)
+    for seed, name in enumerate(["sample", "conformer-full", "transformer-full"]):
+        bench.member(name, quality=1 + 0.5 * seed, seed=seed)
+        made = make_ensemble(bench.workspace, bench.store, bench.folds, [name])
+        sent = (f"hw4-{seed}", SLUG, made.name, str(made.file), file_hash(made.file), "2026-01-01T00:00:00Z")
+        row = Row(*sent, state="complete", ref=seed, ensemble=made.name)
+        Ledger(bench.workspace.ledger).add(row)
+    return bench
+
+
+def scores(bench: Bench, *public: str) -> None:
+    for seed, score in enumerate(public):
+        Ledger(bench.workspace.ledger).update(f"hw4-{seed}", public=score, private=score)
+
+
+def test_a_line_has_interval_band_z_and_ranks(bench: Bench) -> None:
+    scores(bench, "0.5", "0.7")
+    board = read_board(bench.workspace, competition(SLUG))
+    lines = {line.name.rsplit("-s0", 1)[0]: line for line in board.submissions}
+    for line in lines.values():
+        assert line.interval is not None
+        assert line.accuracy is not None
+        assert line.band is not None
+        assert line.interval[0] < line.accuracy < line.interval[1]
+        assert line.band.low < line.band.expected < line.band.high
+        assert line.band.source == "averaging"
+        assert line.band.expected == pytest.approx(line.accuracy + line.band.offset)
+        assert line.band.offset > 0.02  # three fold models with noise of their own
+    assert lines["sample"].ranks == {"cv": 3, "public": 2, "private": 2}
+    assert lines["transformer-full"].ranks == {"cv": 1}
+    assert lines["transformer-full"].band is not None
+    assert lines["transformer-full"].band.z is None
+    sample = lines["sample"].band
+    assert sample is not None
+    assert sample.z == pytest.approx((0.5 - sample.expected) / ((sample.high - sample.low) / 3.92), rel=1e-6)
+    assert board.correlations == {}
+    assert (board.slots, board.slots_from) == (5, "ledger")
+
+
+def test_three_scores_give_an_offset_and_a_rank_correlation(bench: Bench) -> None:
+    scores(bench, "0.6", "0.7", "0.8")
+    board = read_board(bench.workspace, competition(SLUG))
+    assert board.correlations["public"].rho == pytest.approx(1)
+    assert board.correlations["public"].submissions == 3
+    assert {line.band.source for line in board.submissions if line.band} == {"scores"}
+
+
+def test_ensembles_not_sent_have_a_band_too_and_todays_slots_are_counted(bench: Bench) -> None:
+    made = make_ensemble(bench.workspace, bench.store, bench.folds, [], method="convex")
+    now = datetime.now(UTC).isoformat()
+    Ledger(bench.workspace.ledger).add(Row("kaggle-9", SLUG, "theirs", "x.csv", "", now, "sent", 9))
+    board = read_board(bench.workspace, competition(SLUG))
+    (line,) = board.unsent
+    assert line.name == made.name
+    assert line.band is not None
+    assert board.slots == 4
+    theirs = board.submissions[0]
+    assert (theirs.accuracy, theirs.band) == (None, None)
+
+
+def test_every_format_tells_the_same(bench: Bench, tmp_path: Path) -> None:
+    scores(bench, "0.6", "0.7", "0.8")
+    content = json.loads(run("board", "--json", root=tmp_path).stdout)
+    rows = list(csv.DictReader(io.StringIO(run("board", "--csv", root=tmp_path).stdout)))
+    for line in content["submissions"]:
+        (row,) = [row for row in rows if row["name"] == line["name"]]
+        assert float(row["cv"]) == line["accuracy"]
+        assert float(row["band_low"]) == line["band"]["low"]
+        assert float(row["z"]) == line["band"]["z"]
+        assert int(row["rank_cv"]) == line["ranks"]["cv"]
+    shown = run("board", root=tmp_path).stdout
+    for word in (
+        "boss line",
+        "Rank correlation",
+        "Submissions left today: 5",
+        "0.80000" if "0.80000" in shown else "0.8",
+    ):
+        assert word in shown
+    picture = tmp_path / "board.png"
+    assert run("board", "--picture", str(picture), root=tmp_path).exit_code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    refused(run("board", "--picture", str(tmp_path / "board.doc"), root=tmp_path), 2, ".png, .svg or .pdf")
+
+
+def test_an_empty_board_has_a_picture_as_well(tmp_path: Path) -> None:
+    assert run("board", "--picture", str(tmp_path / "board.svg"), root=tmp_path / "new").exit_code == 0
+    assert b"boss" in (tmp_path / "board.svg").read_bytes()
+
+
+def test_sync_brings_the_place_among_the_teams_and_the_slots(
+    bench: Bench, kaggle: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores_of = [0.5 + i / 500 for i in range(230)]  # more than a page
+    teams = [{"teamId": i, "teamName": f"team {i}", "score": str(score)} for i, score in enumerate(scores_of)]
+    monkeypatch.setattr(Rehearsal, "leaderboard", lambda self: teams)
+    assert KaggleClient(SLUG).leaderboard() == scores_of[::-1]
+    scores(bench, "0.9", "0.95")
+    result = run("board", "--sync", "--json", root=tmp_path)
+    assert result.exit_code == 0, result.stderr
+    lines = {line["ref"]: line for line in json.loads(result.stdout)["submissions"]}
+    assert (lines[0]["place"], lines[0]["teams"]) == (1 + sum(score > 0.9 for score in scores_of), 230)
+    assert (lines[1]["place"], lines[2]["place"]) == (1 + sum(score > 0.95 for score in scores_of), None)
+    assert "(30/230)" in run("board", root=tmp_path).stdout
