@@ -187,6 +187,8 @@ def confusions(workspace: Workspace, store: Store, folds: Folds, statistics: np.
     cost = 100 * sum(row["a_as_b"] + row["b_as_a"] for row in rows) / len(labels)
     some = "; ".join(f"{r['a']} and {r['b']} ({r['a_as_b']} + {r['b_as_a']})" for r in rows[:5])
     meaning = f"These {len(rows)} pairs cost {cost:.2f} points of the accuracy out of fold ({by})."
+    if not rows:
+        meaning = f"No two speakers are taken for each other ({by})."
     if same:
         pairs = "; ".join(f"{row['a']} and {row['b']}" for row in same)
         meaning += f" So often confused that they may be one person: {pairs}."

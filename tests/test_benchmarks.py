@@ -12,7 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import gpu
+from benchmarks import ensemble, gpu
 from benchmarks.__main__ import measure, write_between_markers
 from benchmarks.competition import Sizes, draw_lengths
 from benchmarks.floors import forward_flops
@@ -109,3 +109,13 @@ def test_the_gpu_benchmark_runs_and_finds_together_equal_to_alone(monkeypatch: p
         assert 0 < figures["share_of_floor"] < 1
     assert found["projected"]["training_minutes"] > 0
     assert "| conformer-full |" in gpu.lines(found)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
+def test_the_ensemble_benchmark_goes_through_every_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ensemble.main(tmp_path, members=[2], utterances=400, output=tmp_path / "found.json")
+    (found,) = json.loads((tmp_path / "found.json").read_text())["runs"]
+    assert set(found["methods"]) == {"equal", "greedy", "convex"}
+    assert 0 < found["whole"]["peak_mb"] < ensemble.BOUND_MB
+    shown = capsys.readouterr().out
+    assert all(f"| {stage} |" in shown for stage in found["stages"])
