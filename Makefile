@@ -8,7 +8,12 @@ STAMP := $(VENV)/.kaggle-hw4-installed
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo data test test-all lint types bench constraints
+# The other one of the two versions of Kaggle's client that are supported, in a folder of its own.
+CLIENT := $(if $(shell grep -x 'kaggle==2.2.4' constraints.txt),2.2.5,2.2.4)
+CLIENT_PATH := $(VENV)/kaggle-$(CLIENT)
+CLIENT_TESTS := $(addprefix tests/test_,kaggle_client.py failure_table.py at_most_once.py submit.py secrets.py editions.py server.py doctor.py)
+
+.PHONY: help install demo data test test-all test-client lint types bench constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +39,13 @@ test: install  ## the tests (under 10 minutes on 2 cores)
 
 test-all: install  ## also the long ones
 	@$(BIN)/python -m pytest
+
+test-client: install  ## the tests of the Kaggle side with the other version of its client
+	@[ -d $(CLIENT_PATH) ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--target $(CLIENT_PATH) kaggle==$(CLIENT) six
+	@PYTHONPATH=$(CLIENT_PATH) $(BIN)/python -c 'import sys; from importlib.metadata import version; \
+		print("kaggle", version("kaggle")); sys.exit(version("kaggle") != "$(CLIENT)")'
+	@PYTHONPATH=$(CLIENT_PATH) $(BIN)/python -m pytest -m "not slow" $(CLIENT_TESTS)
 
 lint: install  ## ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

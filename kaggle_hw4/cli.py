@@ -66,14 +66,17 @@ def data(
     source: Annotated[
         Path | None, typer.Option("--from", help="Take this folder, .zip or .tar(.gz) instead of downloading.")
     ] = None,
-    slug: Annotated[str, typer.Option("--competition", help="Slug or address of the competition.")] = DEFAULT_SLUG,
+    slug: Annotated[
+        str | None,
+        typer.Option("--competition", help=f"Slug or address. [default: that of the data here, or {DEFAULT_SLUG}]"),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float16 or float32: how frames are stored.")] = "float16",
     as_json: Json = False,
 ) -> None:
     """Download the competition through the official client, verify it and pack it."""
     from kaggle_hw4.data.obtain import obtain
 
-    store = obtain(ctx.obj, competition(slug).slug, source, dtype)
+    store = obtain(ctx.obj, None if slug is None else competition(slug).slug, source, dtype)
     facts = {
         "competition": store.competition,
         "speakers": len(store.speakers),

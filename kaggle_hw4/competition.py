@@ -28,7 +28,7 @@ class Competition:
         return f"{self.url}/rules"
 
 
-_EDITIONS = {
+EDITIONS = {
     edition.slug: edition
     for edition in (
         Competition("ml2023springhw4", {"simple": 0.66025, "medium": 0.81750, "strong": 0.88500, "boss": 0.93000}),
@@ -49,4 +49,4 @@ def competition(name: str) -> Competition:
             slug = slug.split(part, 1)[1].split("/")[0]
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", slug):
         raise UsageError(f"{name!r} is no competition", f"Give a slug such as {DEFAULT_SLUG}, or its Kaggle address.")
-    return _EDITIONS.get(slug, Competition(slug))
+    return EDITIONS.get(slug, Competition(slug))

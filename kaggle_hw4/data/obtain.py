@@ -4,19 +4,25 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from kaggle_hw4.competition import DEFAULT_SLUG, EDITIONS
 from kaggle_hw4.data.pack import pack
 from kaggle_hw4.data.store import DTYPES, Store, open_store
 from kaggle_hw4.errors import DataError, UsageError
+from kaggle_hw4.ledger import Ledger
 from kaggle_hw4.terminal import progress_bar, say
 from kaggle_hw4.workspace import Workspace, storage_errors
 
 
-def obtain(workspace: Workspace, slug: str, source: Path | None, dtype: str) -> Store:
+def obtain(workspace: Workspace, slug: str | None, source: Path | None, dtype: str) -> Store:
     """The packed store of the workspace: as it is when it fits the request, else downloaded and packed.
+
+    Without a `slug`, the competition is the one whose data is there, else the one that the archive
+    `source` is named after, else the default.
 
     Raises:
         UsageError: an unknown dtype, or `source` cannot be what it should.
-        DataError: the store there is of another competition, source or dtype; or what `pack` raises.
+        DataError: the store there is of another competition, source or dtype, the workspace or the
+            archive belongs to another edition; or what `pack` raises.
         RefusedError, UnavailableError: Kaggle's, while downloading.
     """
     if dtype not in DTYPES:
@@ -24,11 +30,14 @@ def obtain(workspace: Workspace, slug: str, source: Path | None, dtype: str) -> 
     with storage_errors(workspace.data):
         workspace.data.mkdir(parents=True, exist_ok=True)
         with FileLock(workspace.data / ".pack.lock"):
+            named = source.name.split(".")[0] if source else ""
             if workspace.store.exists():
                 store = open_store(workspace.store)
-                _check_same(store, slug, source, dtype)
+                _check_same(store, slug or store.competition, source, dtype)
                 say("The data is packed already.")
                 return store
+            slug = slug or (named if named in EDITIONS else DEFAULT_SLUG)
+            _check_edition(workspace, slug, named)
             archive = source or _download(workspace, slug)
             with progress_bar("packing") as update:
                 return pack(archive, workspace.store, competition=slug, dtype=dtype, progress=update)
@@ -45,6 +54,22 @@ def _check_same(store: Store, slug: str, source: Path | None, dtype: str) -> Non
             f"{store.folder} was packed from something else: {differing}",
             "Use another --root, or delete that folder to pack anew.",
         )
+
+
+def _check_edition(workspace: Workspace, slug: str, source_name: str) -> None:
+    """The editions share their files, split otherwise: what is made of one says nothing about another."""
+    for other in EDITIONS.keys() - {slug}:
+        if source_name == other:
+            raise DataError(
+                f"{other} is another competition than {slug}, by the name of the archive",
+                f"Add --competition {other}, or rename the archive if it is one of {slug}.",
+            )
+        archives = [path for path in workspace.data.glob(f"{other}.zip*") if path.suffix in (".zip", ".part")]
+        if archives or Ledger(workspace.ledger).all(other):
+            raise DataError(
+                f"{workspace.root} is a workspace of {other}: {archives[0].name if archives else 'see its board'}",
+                f"Use another one for {slug}: --root DIR",
+            )
 
 
 def _download(workspace: Workspace, slug: str) -> Path:
