@@ -4,6 +4,7 @@ The commands run whole, through the official client as it is installed, against 
 and its faults. Every test holds exit code, message, the requests made, and what is left on disk.
 """
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import tiny
 from desk import KEY, SIGINT, SIGKILL, Desk, make_desk, without_credentials
 from kaggle_support import SLUG, Port
 
-from kaggle_hw4.rehearsal.faults import ALWAYS, Planned, answer, json_answer, refusal
+from kaggle_hw4.rehearsal.faults import ALWAYS, FAULTS, Planned, answer, json_answer, refusal
 
 CONTENT = tiny.files(shortest=500, longest=700)  # 3 MB: many pieces
 
@@ -419,3 +420,15 @@ def test_no_wait_and_dry_run(packed: Desk) -> None:
     assert packed.requests()[-1] == "CreateSubmission"
     (line,) = packed.ledger()
     assert line["state"] == "sent"
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_fault_and_only_tests_that_exist() -> None:
+    page = Path("docs/kaggle.md").read_text(encoding="utf-8")
+    table = page[page.index("| failure |") :]
+    named = set(re.findall(r"`(test_\w+)`", table))
+    sources = "".join(path.read_text(encoding="utf-8") for path in Path("tests").glob("test_*.py"))
+    assert named <= set(re.findall(r"def (test_\w+)", sources))
+    assert set(FAULTS) <= set(re.findall(r"`([a-z-]+)`", table))
