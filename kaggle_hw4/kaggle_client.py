@@ -184,6 +184,7 @@ class KaggleClient:
             blob_file_tokens=token,
             submission_description=description,
         )
+        self._api().read_seconds = _CREATE_SECONDS
         try:
             ref, said = self._ask("create_submission", request, _created, attempts=1, seconds=_CREATE_SECONDS)
         except HW4Error as error:

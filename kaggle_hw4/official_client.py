@@ -20,7 +20,10 @@ CONNECT_SECONDS, READ_SECONDS = 10.0, 15.0
 
 
 def new_api() -> Any:
-    """The client's API object, set up by the environment as it is now, with time-outs; not signed in yet."""
+    """The client's API object, set up by the environment as it is now; not signed in yet.
+
+    Its attribute `read_seconds` is the time-out of the clients that it builds from then on.
+    """
     return _api_class()()
 
 
@@ -40,16 +43,16 @@ def new_session() -> Any:
     import requests
 
     session = requests.Session()
-    _limit(session)
+    _limit(session, READ_SECONDS)
     return session
 
 
-def _limit(session: Any) -> None:
+def _limit(session: Any, read_seconds: float) -> None:
     from requests.adapters import HTTPAdapter
 
     class TimedAdapter(HTTPAdapter):
         def send(self, *args: Any, **options: Any) -> Any:
-            options["timeout"] = (CONNECT_SECONDS, READ_SECONDS)
+            options["timeout"] = (CONNECT_SECONDS, read_seconds)
             return super().send(*args, **options)
 
     session.mount("http://", TimedAdapter())
@@ -81,6 +84,7 @@ def _api_class() -> Any:
     class TimedApi(KaggleApi):
         def __init__(self) -> None:
             super().__init__()
+            self.read_seconds = READ_SECONDS
             self.args = ["--local"] if os.environ.get("KAGGLE_API_ENVIRONMENT") == "LOCALHOST" else []
             self.config_dir = str(config_dir())
             self.config = str(config_dir() / self.config_file)
@@ -88,7 +92,7 @@ def _api_class() -> Any:
         def build_kaggle_client(self) -> Any:
             client = super().build_kaggle_client()
             client.__enter__()  # makes the session
-            _limit(client.http_client()._session)
+            _limit(client.http_client()._session, self.read_seconds)
             return client
 
     return TimedApi

@@ -72,11 +72,18 @@ async def _drop(message: Message) -> None:
 
 
 def stall(seconds: float = 3600.0) -> Fault:
-    """Say nothing for so long, then do what is asked."""
+    """Say nothing for so long, then do what is asked, even if nobody waits for it any more."""
 
     async def fault(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = [await receive()]
+        while asked[-1].get("more_body"):
+            asked.append(await receive())
         await asyncio.sleep(seconds)
-        await app(scope, receive, send)
+
+        async def again() -> Message:
+            return asked.pop(0) if asked else await receive()
+
+        await app(scope, again, send)
 
     return fault
 
