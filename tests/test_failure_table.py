@@ -107,7 +107,7 @@ def test_too_many_requests(desk: Desk) -> None:
 def test_server_errors_are_tried_again(packed: Desk) -> None:
     packed.server.rehearse("unavailable", "bad-gateway")
     assert packed.run("board", "--sync").exit_code == 0
-    assert packed.requests() == ["ListSubmissions"] * 3
+    assert packed.requests() == [*["ListSubmissions"] * 3, "GetSubmissionLimits"]
     packed.server.rehearse("bad-gateway*99")
     packed.refused(packed.run("board", "--sync"), 5, "error 502", "run the same command again")
     assert len(packed.requests()) <= 4
@@ -140,7 +140,7 @@ def test_nothing_listens(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_connection_breaks_off(packed: Desk) -> None:
     packed.server.rehearse("reset")
     assert packed.run("board", "--sync").exit_code == 0
-    assert packed.requests() == ["ListSubmissions"] * 2
+    assert packed.requests() == [*["ListSubmissions"] * 2, "GetSubmissionLimits"]
     packed.server.rehearse("reset*99")
     packed.refused(packed.run("board", "--sync"), 5, "broke the connection off")
     assert len(packed.requests()) <= 4
@@ -394,7 +394,7 @@ def test_all_pages_of_the_list(packed: Desk, monkeypatch: pytest.MonkeyPatch) ->
         client.create(client.upload("s.csv", packed.csv.read_bytes()), f"elsewhere {number}")
     packed.requests()
     assert packed.run("board", "--sync").exit_code == 0
-    assert packed.requests() == ["ListSubmissions"] * 3
+    assert packed.requests() == [*["ListSubmissions"] * 3, "GetLeaderboard", "GetSubmissionLimits"]
     assert {line["ref"] for line in packed.ledger()} == {entry.ref for entry in packed.server.rehearsal.entries}
 
 
