@@ -133,6 +133,6 @@ def board_picture(board: Board, path: Path) -> None:
     axes.set_title(f"{board.competition.slug}: cross-validation and leaderboard")
     once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if once:
-        figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=len(once), frameon=False)
+        figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=2, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=150)
