@@ -72,7 +72,7 @@ class Difference:
     @property
     def sentence(self) -> str:
         """Whether a slot can learn anything, for people."""
-        scored = f"about {self.public_differ:.0f} of the rows that differ are scored publicly"
+        scored = f"about {self.public_differ:.3g} of the rows that differ are scored publicly"
         if self.verdict == "same":
             return "A slot can learn nothing: every row is named alike, so the scores are the same."
         if self.verdict == "cannot":

@@ -123,10 +123,12 @@ class Ledger:
                         f"{self.path} was written by a newer kaggle-hw4 (version {version} of the table)",
                         "Upgrade kaggle-hw4, or use another workspace with --root DIR.",
                     )
-                if version == 0 and write:
+                if version == 0:  # new, or made by a process that was killed before it wrote
+                    if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                        raise DataError(f"{self.path} is a database, but no ledger", "Move it away.")
                     connection.execute(_SCHEMA)
                     connection.execute(f"PRAGMA user_version = {_VERSION}")
-                elif 0 < version < _VERSION:
+                elif version < _VERSION:
                     self._migrate(connection, version)
                 yield connection
                 connection.execute("COMMIT")  # an exception closes the connection, which rolls back

@@ -95,6 +95,25 @@ def test_a_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
         Ledger(path).all("comp")
 
 
+def test_a_file_left_empty_by_a_kill_is_an_empty_ledger(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.path.touch()
+    assert ledger.all("comp") == []
+    ledger.add(ROW)
+    assert ledger.all("comp") == [ROW]
+
+
+def test_another_database_is_refused_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE other (x)")
+    before = path.read_bytes()
+    for use in (lambda: Ledger(path).all("comp"), lambda: Ledger(path).add(ROW)):
+        with pytest.raises(DataError, match="no ledger"):
+            use()
+    assert path.read_bytes() == before
+
+
 def test_a_failed_change_leaves_nothing(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite")
     ledger.add(ROW)

@@ -38,6 +38,11 @@ def test_every_task_is_done_once(count: int) -> None:
     assert sorted(in_processes(squares, range(20), count)) == [number**2 for number in range(20)]
 
 
+def test_one_process_forks_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kaggle_hw4.data.processes.get_context", None)  # where there is no fork
+    assert list(in_processes(squares, range(3), 1)) == [0, 1, 4]
+
+
 def test_a_failure_elsewhere_keeps_its_cause_and_remedy() -> None:
     with pytest.raises(DataError, match="7 is damaged") as error:
         list(in_processes(refusing_7, range(20), 2))

@@ -137,7 +137,7 @@ def _pack_stream(
     with open(frames, "wb", buffering=0) as file:
         writer = _Writer(file, dtype)
         for name, content in members:
-            _check_new(name, raw_tables | utterances if name in TABLE_NAMES else utterances)
+            _check_new(name, raw_tables if name in TABLE_NAMES else utterances)
             if name in TABLE_NAMES:
                 raw_tables[name] = bytes(content)
                 if len(raw_tables) == len(TABLE_NAMES):

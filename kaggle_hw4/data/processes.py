@@ -28,6 +28,9 @@ def in_processes(work: Callable[[Sequence[T]], Iterator[R]], tasks: Sequence[T],
         DataError: a process was killed.
         Exception: the first that `work` raises; the others are ended.
     """
+    if count == 1:
+        yield from work(tasks)
+        return
     # Not concurrent.futures: its workers would outlive a parent that was killed. These meet a broken pipe.
     context = get_context("fork")
     processes: dict[Connection, BaseProcess] = {}
