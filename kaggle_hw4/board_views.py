@@ -20,6 +20,8 @@ def board_tables(board: Board) -> Group:
     """Submissions by public score with the course's lines among them, ensembles not sent, then the members."""
     right = ("CV", "public", "private", "expected", "z", "ranks")
     table = table_of("submission", *right, right=right, title=board.competition.slug)
+    for column in table.columns[2:]:
+        column.no_wrap = True  # on 80 columns names and CV break, where they may
     lines: list[tuple[float, tuple[str, ...]]] = [
         (score, (f"── {name} line", "", f"{score:.5f}", "", "", "", ""))
         for name, score in board.competition.baselines.items()
@@ -40,7 +42,7 @@ def _cells(line: SubmissionLine) -> tuple[str, ...]:
     cv = score_text(line.accuracy)
     if line.interval:
         cv = f"{line.accuracy:.4f} ±{(line.interval[1] - line.interval[0]) / 2:.3f}"
-    expected = f"{line.band.low:.4f}–{line.band.high:.4f}" if line.band else ""
+    expected = f"{line.band.low:.3f}–{line.band.high:.3f}" if line.band else ""
     z = f"{line.band.z:+.1f}" if line.band and line.band.z is not None else ""
     ranks = "/".join(str(line.ranks.get(kind, "·")) for kind in ("cv", "public", "private")) if line.ranks else ""
     public = (line.public or line.state) + (f" ({line.place}/{line.teams})" if line.place else "")
