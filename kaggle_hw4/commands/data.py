@@ -1,0 +1,77 @@
+"""Commands about the data: `data`, `check`, `folds`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kaggle_hw4.commands.common import MAX_SEED, Json, emit, next_command, open_split
+from kaggle_hw4.competition import DEFAULT_SLUG, competition
+from kaggle_hw4.workspace import Workspace
+
+
+def data(
+    ctx: typer.Context,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Take this folder, .zip or .tar(.gz) instead of downloading.")
+    ] = None,
+    slug: Annotated[
+        str | None,
+        typer.Option("--competition", help=f"Slug or address. [default: that of the data here, or {DEFAULT_SLUG}]"),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float16 or float32: how frames are stored.")] = "float16",
+    as_json: Json = False,
+) -> None:
+    """Download the competition through the official client, verify it and pack it."""
+    from kaggle_hw4.data.obtain import obtain
+
+    store = obtain(ctx.obj, None if slug is None else competition(slug).slug, source, dtype)
+    facts = {
+        "competition": store.competition,
+        "speakers": len(store.speakers),
+        "train": len(store.train_rows),
+        "test": len(store.test_rows),
+        "frames": store.total_frames,
+        "dtype": store.dtype,
+        "hash": store.hash,
+        "store": str(store.folder),
+    }
+    emit(
+        as_json,
+        facts,
+        lambda: (
+            f"{facts['competition']}: {facts['speakers']} speakers, {facts['train']:,} labelled and {facts['test']:,} "
+            f"unlabelled utterances, {facts['frames']:,} frames in {facts['store']}"
+        ),
+    )
+    next_command(ctx, "train --fold all")
+
+
+def check(ctx: typer.Context, as_json: Json = False) -> None:
+    """Show what in the data will hurt: drift, twins, odd speakers, and what each does to the score."""
+    from kaggle_hw4.check import check_data
+    from kaggle_hw4.score_views import check_table
+    from kaggle_hw4.terminal import stage
+
+    store, split = open_split(ctx.obj)
+    with stage() as tick:
+        findings = check_data(ctx.obj, store, split, tick)
+    emit(as_json, [vars(finding) for finding in findings], lambda: check_table(findings))
+
+
+def folds(
+    ctx: typer.Context,
+    k: Annotated[int | None, typer.Option(min=2, help="Number of folds. [default: 5]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Seed of the split. [default: 0]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the speaker-stratified split, once; show it when it is there."""
+    from kaggle_hw4.data.store import open_store
+    from kaggle_hw4.folds import make_folds
+
+    workspace: Workspace = ctx.obj
+    split = make_folds(open_store(workspace.store), workspace.folds_file, k=k, seed=seed)
+    sizes = [len(split.validation_rows(fold)) for fold in range(split.k)]
+    facts = {"k": split.k, "seed": split.seed, "sizes": sizes, "hash": split.hash, "file": str(workspace.folds_file)}
+    emit(as_json, facts, lambda: f"{split.k} folds of {', '.join(map(str, sizes))} utterances: {facts['file']}")
+    next_command(ctx, "train --fold all")

@@ -1,0 +1,170 @@
+"""Commands about submissions and scores: `ensemble`, `submit`, `board`, `diff`, `explain`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kaggle_hw4.commands.common import Json, Names, edition_of, emit, next_command, open_split
+from kaggle_hw4.competition import competition
+from kaggle_hw4.errors import DataError, UsageError
+from kaggle_hw4.workspace import Workspace
+
+
+class WithAdd(typer.core.TyperCommand):
+    """`--add` takes three values and may be repeated, which typer has no annotation for."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        next(parameter for parameter in self.params if parameter.name == "add").nargs = 3
+
+
+def ensemble(
+    ctx: typer.Context,
+    names: Names = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="equal, greedy or convex. [default: equal, unless another is better in a paired test]"),
+    ] = None,
+    weights: Annotated[str, typer.Option(help="Weights by hand: NAME=0.5,NAME=0.5.")] = "",
+    add: Annotated[
+        list[Any] | None,
+        typer.Option(metavar="NAME OOF.npy TEST.npy", help="A member from elsewhere: logits in the index's order."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Blend members, say what the blend is honestly worth, and write submissions/<name>.csv."""
+    from kaggle_hw4.ensemble.blend import make_ensemble
+    from kaggle_hw4.score_views import ensemble_table
+    from kaggle_hw4.terminal import stage
+
+    added = [(name, Path(oof), Path(test)) for name, oof, test in add or []]
+    store, split = open_split(ctx.obj)
+    with stage() as tick:
+        made = make_ensemble(ctx.obj, store, split, names or [], method=method, by_hand=weights, added=added, tick=tick)
+    emit(as_json, made.summary(), lambda: ensemble_table(made))
+    next_command(ctx, f"submit {made.name}")
+
+
+def submit(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME|FILE]", help="In submissions/, or a file; default: the ensemble.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the score.")] = True,
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the score.")] = 600.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate only; no request is made.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Send even a file that was sent before.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Send a submission to Kaggle at most once, wait for its score and record it."""
+    from kaggle_hw4 import submit as submission
+    from kaggle_hw4.data.store import open_store
+    from kaggle_hw4.ensemble.blend import make_ensemble
+    from kaggle_hw4.ensemble.submission import recorded_name
+    from kaggle_hw4.score_views import ensemble_table
+    from kaggle_hw4.terminal import say, stage, stderr
+    from kaggle_hw4.views import score_line
+
+    workspace: Workspace = ctx.obj
+    if name is None:
+        with stage() as tick:
+            made = make_ensemble(workspace, *open_split(workspace), [], tick=tick)
+        stderr.print(ensemble_table(made))
+        file = made.file
+    else:
+        file = _submission_file(workspace, name)
+    store = open_store(workspace.store)
+    row = submission.submit(
+        store.competition,
+        workspace,
+        file,
+        test_ids=store.test_ids,
+        speakers=store.speakers,
+        report=say,
+        ensemble=recorded_name(workspace, file),
+        wait=wait,
+        timeout=timeout,
+        dry_run=dry_run,
+        force=force,
+    )
+    if row is None:
+        emit(as_json, {"file": str(file), "valid": True, "sent": False}, lambda: f"{file}: valid, not sent")
+        return
+    emit(as_json, vars(row), lambda: score_line(row, competition(store.competition)))
+    next_command(ctx, "board" if row.public else "board --sync")
+
+
+def board(
+    ctx: typer.Context,
+    sync: Annotated[
+        bool, typer.Option("--sync", help="First ask Kaggle: scores, other submissions, the place among the teams.")
+    ] = False,
+    picture: Annotated[Path | None, typer.Option(help="Also draw it: FILE.png, .svg or .pdf.", metavar="FILE")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on stdout.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show cross-validation and leaderboard side by side, and where the public score was to be expected."""
+    from kaggle_hw4.board import read_board
+    from kaggle_hw4.board_views import board_csv, board_picture, board_tables
+
+    workspace: Workspace = ctx.obj
+    edition = edition_of(workspace)
+    slots = None
+    if sync:
+        from kaggle_hw4.standing import look_up_standing
+        from kaggle_hw4.submit import sync as sync_ledger
+        from kaggle_hw4.terminal import say
+
+        say(f"{len(sync_ledger(edition.slug, workspace))} submissions are new or changed")
+        slots = look_up_standing(edition.slug, workspace)
+    content = read_board(workspace, edition, slots)
+    if picture:
+        board_picture(content, picture)
+    if as_csv:
+        typer.echo(board_csv(content), nl=False)
+    else:
+        emit(as_json, content.as_json(), lambda: board_tables(content))
+
+
+def diff(
+    ctx: typer.Context,
+    a: Annotated[str, typer.Argument(help="A submission or its file, an ensemble, a member, or a run (MEMBER/fold0).")],
+    b: Annotated[str, typer.Argument(help="Another one.")],
+    as_json: Json = False,
+) -> None:
+    """Show how two submissions differ, and whether a score could tell them apart."""
+    from kaggle_hw4.diff import compare_namings
+    from kaggle_hw4.score_views import difference_text
+
+    report = compare_namings(ctx.obj, *open_split(ctx.obj), a, b)
+    emit(as_json, report.as_json(), lambda: difference_text(report))
+
+
+def explain(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A submission, its reference, or its file.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Recompute what can be recomputed (minutes at scale).")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show where a score comes from: file, weights, logits, checkpoints, variants, folds, data and code."""
+    from kaggle_hw4.explain import explain as explain_chain
+    from kaggle_hw4.score_views import chain_table
+    from kaggle_hw4.terminal import stage
+
+    workspace: Workspace = ctx.obj
+    with stage() as tick:
+        chain = explain_chain(workspace, edition_of(workspace).slug, name, verify, tick)
+    emit(as_json, chain.as_json(), lambda: chain_table(chain))
+    if chain.broken:
+        raise DataError(f"the first link that does not match is {chain.broken.link}: {chain.broken.found}")
+
+
+def _submission_file(workspace: Workspace, name: str) -> Path:
+    for candidate in (workspace.submissions / f"{name}.csv", workspace.submissions / name, Path(name)):
+        if candidate.is_file():
+            return candidate
+    there = ", ".join(sorted(path.stem for path in workspace.submissions.glob("*.csv"))) or "none yet"
+    raise UsageError(f"no submission {name!r} in {workspace.submissions}, and no such file", f"There are: {there}.")

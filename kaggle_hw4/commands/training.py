@@ -1,0 +1,97 @@
+"""Commands about models: `variants`, `train`, `predict`."""
+
+from typing import Annotated
+
+import typer
+
+from kaggle_hw4.commands.common import MAX_SEED, Device, Json, Names, emit, next_command, open_split
+from kaggle_hw4.workspace import Workspace
+
+
+def variants(as_json: Json = False) -> None:
+    """List the variants, with the scores published for them."""
+    from kaggle_hw4 import variants as registry
+    from kaggle_hw4.views import variants_table
+
+    rows = [
+        {"name": e.name, "description": e.description, "rung": e.rung}
+        | {"val": e.val, "private": e.private, "public": e.public}
+        | {"sets": [name for name, members in registry.SETS.items() if e.name in members]}
+        | {"recipe": e.variant.recipe()}
+        for e in registry.entries()
+    ]
+    emit(as_json, rows, lambda: variants_table(rows))
+
+
+def train(
+    ctx: typer.Context,
+    fold: Annotated[str, typer.Option(help="Folds to hold out: all, or numbers as in 0,3.")] = "all",
+    variant: Annotated[list[str] | None, typer.Option(help="Variant or set; may be repeated.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, max=MAX_SEED, help="Seed; may be repeated. [default: 0]")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the variant's own.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Time for all of it, as 50m or 2h: picks variants, seeds and steps.")
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Train on all labels what is trained on every fold, for as many steps.")
+    ] = False,
+    device: Device = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes side by side. [default: one per core on CPU, one on a GPU]")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+) -> None:
+    """Train variants on folds and write out-of-fold and test logits; finished work is skipped."""
+    import time
+
+    from kaggle_hw4.jobs.command import plan_training
+    from kaggle_hw4.jobs.local import run_plan
+    from kaggle_hw4.jobs.plan import choose_device
+    from kaggle_hw4.terminal import say
+    from kaggle_hw4.views import plan_lines
+
+    began = time.monotonic()
+    store, split = open_split(ctx.obj)
+    target = choose_device(device)
+    plan, seconds = plan_training(
+        ctx.obj,
+        store,
+        split,
+        names=variant or ["default"],
+        fold=fold,
+        seeds=seed,
+        steps=steps,
+        budget=budget,
+        refit=refit,
+        device=target,
+        workers=workers,
+    )
+    say(plan_lines(plan, target))
+    if dry_run:
+        return
+    if plan.open:
+        run_plan(ctx.obj, plan, str(target), None if seconds is None else began + seconds)
+    next_command(ctx, "submit" if fold == "all" else "train --fold all")
+
+
+def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") -> None:
+    """Write the logits of trained models again, from their weights."""
+    from kaggle_hw4.ensemble.members import choose_members
+    from kaggle_hw4.jobs.plan import choose_device
+    from kaggle_hw4.runs import Run, job_of
+    from kaggle_hw4.terminal import progress_bar
+    from kaggle_hw4.training.artefacts import predict_again
+
+    workspace: Workspace = ctx.obj
+    store, split = open_split(workspace)
+    target = choose_device(device)
+    members = choose_members(workspace, split.k, names or [])
+    runs = [Run(workspace.runs / member / f"fold{number}") for member in members for number in range(split.k)]
+    runs += [run for run in (Run(workspace.runs / member / "refit") for member in members) if run.finished]
+    with progress_bar("predicting") as update:
+        for done, run in enumerate(runs):
+            predict_again(workspace, job_of(run), store, split, target)
+            update(done + 1, len(runs))
+    next_command(ctx, "ensemble")
