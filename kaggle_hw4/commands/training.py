@@ -1,11 +1,17 @@
 """Commands about models: `variants`, `train`, `predict`."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from kaggle_hw4.commands.common import MAX_SEED, Device, Json, Names, emit, next_command, open_split
 from kaggle_hw4.workspace import Workspace
+
+
+class Engines(StrEnum):
+    local = "local"
+    ray = "ray"
 
 
 def variants(as_json: Json = False) -> None:
@@ -39,40 +45,56 @@ def train(
     ] = False,
     device: Device = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes side by side. [default: one per core on CPU, one on a GPU]")
+        int | None, typer.Option(min=1, help="Processes side by side. [default: one per core on CPU, one per GPU]")
     ] = None,
+    engine: Annotated[Engines, typer.Option(help="This machine, or a Ray cluster.")] = Engines.local,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the Ray cluster. [default: one of its own on this machine]")
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On a GPU: PyTorch's deterministic algorithms. A CPU always is.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
     """Train variants on folds and write out-of-fold and test logits; finished work is skipped."""
     import time
+    from contextlib import closing
 
-    from kaggle_hw4.jobs.command import plan_training
-    from kaggle_hw4.jobs.local import run_plan
-    from kaggle_hw4.jobs.plan import choose_device
+    from kaggle_hw4.jobs.command import open_engine, plan_training
+    from kaggle_hw4.jobs.engine import run_plan
     from kaggle_hw4.terminal import say
     from kaggle_hw4.views import plan_lines
 
     began = time.monotonic()
     store, split = open_split(ctx.obj)
-    target = choose_device(device)
-    plan, seconds = plan_training(
+    chosen = open_engine(
         ctx.obj,
         store,
         split,
-        names=variant or ["default"],
-        fold=fold,
-        seeds=seed,
-        steps=steps,
-        budget=budget,
-        refit=refit,
-        device=target,
+        engine=engine,
+        address=address,
+        device=device,
         workers=workers,
+        deterministic=deterministic,
     )
-    say(plan_lines(plan, target))
-    if dry_run:
-        return
-    if plan.open:
-        run_plan(ctx.obj, plan, str(target), None if seconds is None else began + seconds)
+    with closing(chosen):
+        plan, seconds = plan_training(
+            ctx.obj,
+            store,
+            split,
+            names=variant or ["default"],
+            fold=fold,
+            seeds=seed,
+            steps=steps,
+            budget=budget,
+            refit=refit,
+            engine=chosen,
+        )
+        say(plan_lines(plan, chosen.device))
+        if dry_run:
+            return
+        if plan.open:
+            run_plan(ctx.obj, plan, chosen, None if seconds is None else began + seconds)
     next_command(ctx, "submit" if fold == "all" else "train --fold all")
 
 

@@ -30,22 +30,19 @@ class Frames:
         # `index_select`, not `[places]`: 21 against 140 µs for 32 crops on CPU.
         return self._frames.index_select(0, places).float().view(*starts.shape, longest, N_MELS)
 
-    def whole(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        """The whole utterances at `rows` of the store; lengths None when all are equal."""
-        return self.pieces(self.store.offsets[rows], self.store.lengths[rows])
-
-    def crops(self, rows: np.ndarray, crop: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
-        """A random crop of `crop` frames of each utterance at `rows`; shorter ones are taken whole."""
-        lengths = self.store.lengths[rows]
-        starts = rng.integers(0, np.maximum(lengths - crop, 0), endpoint=True)
-        return self.pieces(self.store.offsets[rows] + starts, np.minimum(lengths, crop))
-
     def pieces(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """`lengths` frames from frame `starts` of the store on; lengths None when all are equal."""
         longest = int(lengths.max())
         on_device = torch.from_numpy(lengths).to(self.device)
         x = self.gather(torch.from_numpy(starts).to(self.device), on_device, longest)
         return x, None if int(lengths.min()) == longest else on_device
+
+
+def random_crops(store: Store, rows: np.ndarray, crop: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Where a crop of `crop` frames of each utterance at `rows` begins, and its length: shorter ones are whole."""
+    lengths = store.lengths[rows]
+    starts = rng.integers(0, np.maximum(lengths - crop, 0), endpoint=True)
+    return store.offsets[rows] + starts, np.minimum(lengths, crop)
 
 
 class Batches(NamedTuple):
