@@ -39,8 +39,8 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def under_way(root: Path) -> bool:
-    return any(line["step"] >= 20 for run in runs(root) for line in run.log_lines())
+def under_way(root: Path, folds: Sequence[int] = (0, 1)) -> bool:
+    return any(line["step"] >= 20 for run in runs(root, folds) for line in run.log_lines())
 
 
 def workers_of(pid: int) -> list[int]:

@@ -52,10 +52,16 @@ def root(tmp_path: Path) -> Path:
 def test_importing_the_command_line_loads_nothing_heavy() -> None:
     code = (
         "import kaggle_hw4.cli, sys;"
-        "print({'torch', 'timm', 'kaggle', 'torchaudio', 'pandas', 'sklearn', 'scipy'} & set(sys.modules))"
+        "print({'torch', 'timm', 'kaggle', 'torchaudio', 'pandas', 'sklearn', 'scipy', 'ray'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_ray_is_not_imported_unless_it_is_asked_for() -> None:
+    code = "import kaggle_hw4.jobs.command, sys; print('torch' in sys.modules, 'ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True False\n"
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "rehearsal make", "rehearsal serve"])

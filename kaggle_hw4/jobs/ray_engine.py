@@ -27,7 +27,7 @@ from kaggle_hw4.training.stopping import Stopped, locked
 from kaggle_hw4.workspace import Workspace
 
 _REACH_SECONDS = 5.0  # for the first answer of a host
-_JOIN_SECONDS = 45.0  # to be let into a cluster
+_JOIN_SECONDS = 90.0  # to be let into a cluster
 _AGAIN = "Run the same command again: it goes on from the checkpoints."
 
 
