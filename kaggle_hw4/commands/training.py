@@ -80,7 +80,7 @@ def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") ->
     """Write the logits of trained models again, from their weights."""
     from kaggle_hw4.ensemble.members import choose_members
     from kaggle_hw4.jobs.plan import choose_device
-    from kaggle_hw4.runs import Run, job_of
+    from kaggle_hw4.runs import REFIT, job_of, run_at
     from kaggle_hw4.terminal import progress_bar
     from kaggle_hw4.training.artefacts import predict_again
 
@@ -88,8 +88,8 @@ def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") ->
     store, split = open_split(workspace)
     target = choose_device(device)
     members = choose_members(workspace, split.k, names or [])
-    runs = [Run(workspace.runs / member / f"fold{number}") for member in members for number in range(split.k)]
-    runs += [run for run in (Run(workspace.runs / member / "refit") for member in members) if run.finished]
+    runs = [run_at(workspace, member, number) for member in members for number in range(split.k)]
+    runs += [run for run in (run_at(workspace, member, REFIT) for member in members) if run.finished]
     with progress_bar("predicting") as update:
         for done, run in enumerate(runs):
             predict_again(workspace, job_of(run), store, split, target)
