@@ -41,6 +41,9 @@ def train(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes side by side. [default: one per core on CPU, one on a GPU]")
     ] = None,
+    log: Annotated[
+        list[str] | None, typer.Option(help="Log in this format too: tensorboard (in each run's folder).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
     """Train variants on folds and write out-of-fold and test logits; finished work is skipped."""
@@ -50,9 +53,12 @@ def train(
     from kaggle_hw4.jobs.local import run_plan
     from kaggle_hw4.jobs.plan import choose_device
     from kaggle_hw4.terminal import say
+    from kaggle_hw4.training.logs import check_logs
+    from kaggle_hw4.training.session import announce
     from kaggle_hw4.views import plan_lines
 
     began = time.monotonic()
+    check_logs(log or [])
     store, split = open_split(ctx.obj)
     target = choose_device(device)
     plan, seconds = plan_training(
@@ -72,7 +78,8 @@ def train(
     if dry_run:
         return
     if plan.open:
-        run_plan(ctx.obj, plan, str(target), None if seconds is None else began + seconds)
+        announce(ctx.obj, [planned.job for planned in plan.open], store, split)
+        run_plan(ctx.obj, plan, str(target), None if seconds is None else began + seconds, log or [])
     next_command(ctx, "submit" if fold == "all" else "train --fold all")
 
 
