@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kaggle_hw4.commands import data, machine, scoring, training
+from kaggle_hw4.commands import data, machine, scoring, training, watching
 from kaggle_hw4.errors import HW4Error
 from kaggle_hw4.rehearsal.commands import rehearsal_app
 from kaggle_hw4.workspace import Workspace, storage_errors
@@ -56,6 +56,7 @@ _COMMANDS: list[Callable[..., None]] = [
     training.variants,
     training.train,
     training.predict,
+    watching.watch,
     scoring.ensemble,
     scoring.submit,
     scoring.board,

@@ -19,6 +19,7 @@ COMMANDS = [
     "variants",
     "train",
     "predict",
+    "watch",
     "ensemble",
     "submit",
     "board",

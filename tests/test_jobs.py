@@ -19,7 +19,7 @@ from kaggle_hw4.folds import make_folds
 from kaggle_hw4.jobs.engine import run_plan
 from kaggle_hw4.jobs.local import LocalEngine
 from kaggle_hw4.jobs.plan import Plan, PlannedJob
-from kaggle_hw4.jobs.work import prepare_torch
+from kaggle_hw4.jobs.work import Options, prepare_torch
 from kaggle_hw4.runs import Job, with_steps
 from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace
@@ -131,7 +131,7 @@ def test_a_worker_that_hangs_is_replaced(
         monkeypatch.undo()  # the next one takes its time to start
 
     threading.Thread(target=hang).start()
-    run_plan(workspace, Plan([planned], 1, 0, {"sample": 1}), LocalEngine(workspace, store, cpu, 1, False))
+    run_plan(workspace, Plan([planned], 1, 0, {"sample": 1}), LocalEngine(workspace, store, cpu, 1, Options()))
     assert artefacts(root, folds=[0]) == undisturbed[:3]
 
 
@@ -143,7 +143,7 @@ def test_each_gpu_gets_a_worker_of_its_own(root: Path, monkeypatch: pytest.Monke
 
     def devices(name: str, workers: int | None) -> list[str]:
         used.clear()
-        engine = LocalEngine(workspace, store, torch.device(name), workers, False)
+        engine = LocalEngine(workspace, store, torch.device(name), workers, Options())
         for number in range(engine.workers):
             assert engine.start(number, [], None)
         return [str(device) for device in used]

@@ -19,6 +19,7 @@ from kaggle_hw4.cli import app
 from kaggle_hw4.data.store import open_store
 from kaggle_hw4.errors import UnavailableError, UsageError
 from kaggle_hw4.folds import make_folds
+from kaggle_hw4.jobs.work import Options
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
@@ -156,7 +157,7 @@ def test_a_node_that_does_not_see_the_data_is_sent_them_once(root: Path, cluster
         here = ray.remote(ray_node.store_here)
 
         def seen(folder: Path) -> Path:
-            source = ray_node.Source(folder, store.hash, store.dtype, folds, "cpu", False, __version__)
+            source = ray_node.Source(folder, store.hash, store.dtype, folds, "cpu", Options(), __version__)
             return ray.get(here.remote(source, mailbox)).folder
 
         assert seen(store.folder) == store.folder

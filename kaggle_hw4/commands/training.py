@@ -54,6 +54,9 @@ def train(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU: PyTorch's deterministic algorithms. A CPU always is.")
     ] = False,
+    log: Annotated[
+        list[str] | None, typer.Option(help="Log in this format too: tensorboard (in each run's folder).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
     """Train variants on folds and write out-of-fold and test logits; finished work is skipped."""
@@ -62,10 +65,14 @@ def train(
 
     from kaggle_hw4.jobs.command import open_engine, plan_training
     from kaggle_hw4.jobs.engine import run_plan
+    from kaggle_hw4.jobs.work import Options
     from kaggle_hw4.terminal import say
+    from kaggle_hw4.training.logs import check_logs
+    from kaggle_hw4.training.session import announce
     from kaggle_hw4.views import plan_lines
 
     began = time.monotonic()
+    check_logs(log or [])
     store, split = open_split(ctx.obj)
     chosen = open_engine(
         ctx.obj,
@@ -75,7 +82,7 @@ def train(
         address=address,
         device=device,
         workers=workers,
-        deterministic=deterministic,
+        options=Options(deterministic, tuple(log or ())),
     )
     with closing(chosen):
         plan, seconds = plan_training(
@@ -94,6 +101,7 @@ def train(
         if dry_run:
             return
         if plan.open:
+            announce(ctx.obj, [planned.job for planned in plan.open], store, split)
             run_plan(ctx.obj, plan, chosen, None if seconds is None else began + seconds)
     next_command(ctx, "submit" if fold == "all" else "train --fold all")
 
@@ -102,7 +110,7 @@ def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") ->
     """Write the logits of trained models again, from their weights."""
     from kaggle_hw4.ensemble.members import choose_members
     from kaggle_hw4.jobs.plan import choose_device
-    from kaggle_hw4.runs import Run, job_of
+    from kaggle_hw4.runs import REFIT, job_of, run_at
     from kaggle_hw4.terminal import progress_bar
     from kaggle_hw4.training.artefacts import predict_again
 
@@ -110,8 +118,8 @@ def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") ->
     store, split = open_split(workspace)
     target = choose_device(device)
     members = choose_members(workspace, split.k, names or [])
-    runs = [Run(workspace.runs / member / f"fold{number}") for member in members for number in range(split.k)]
-    runs += [run for run in (Run(workspace.runs / member / "refit") for member in members) if run.finished]
+    runs = [run_at(workspace, member, number) for member in members for number in range(split.k)]
+    runs += [run for run in (run_at(workspace, member, REFIT) for member in members) if run.finished]
     with progress_bar("predicting") as update:
         for done, run in enumerate(runs):
             predict_again(workspace, job_of(run), store, split, target)

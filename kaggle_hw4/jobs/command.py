@@ -7,6 +7,7 @@ from kaggle_hw4.jobs.budget import allot, kept, parse_duration
 from kaggle_hw4.jobs.engine import Engine
 from kaggle_hw4.jobs.local import LocalEngine
 from kaggle_hw4.jobs.plan import Plan, choose_device, choose_folds, make_plan
+from kaggle_hw4.jobs.work import Options
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import REFIT, Job, check_identity, identity, job_of, member_name, run_of, with_steps
 from kaggle_hw4.variants import expand, variant
@@ -22,7 +23,7 @@ def open_engine(
     address: str | None,
     device: str,
     workers: int | None,
-    deterministic: bool,
+    options: Options,
 ) -> Engine:
     """The engine `local` or `ray`, which does not begin anything yet.
 
@@ -39,11 +40,11 @@ def open_engine(
             address=address,
             device=device,
             workers=workers,
-            deterministic=deterministic,
+            options=options,
         )
     if address is not None:
         raise UsageError("--address without --engine ray", "Add --engine ray, or leave the address out.")
-    return LocalEngine(workspace, store, choose_device(device), workers, deterministic)
+    return LocalEngine(workspace, store, choose_device(device), workers, options)
 
 
 def plan_training(

@@ -20,7 +20,7 @@ from kaggle_hw4.errors import HW4Error
 from kaggle_hw4.folds import load_folds
 from kaggle_hw4.jobs.engine import LOOK_SECONDS, STOP_SECONDS, Answer, Lost, silence
 from kaggle_hw4.jobs.plan import Costs, costs_on, devices_of
-from kaggle_hw4.jobs.work import WORKER_ENVIRONMENT, answer_of, monotonic_end, prepare_torch, work
+from kaggle_hw4.jobs.work import WORKER_ENVIRONMENT, Options, answer_of, monotonic_end, prepare_torch, work
 from kaggle_hw4.machine import usable_cores
 from kaggle_hw4.runs import Job
 from kaggle_hw4.workspace import Workspace
@@ -49,16 +49,16 @@ class LocalEngine:
     """Worker i on the i-th of the devices: all GPUs with `cuda`, one worker for each unless asked for more."""
 
     def __init__(
-        self, workspace: Workspace, store: Store, device: torch.device, workers: int | None, deterministic: bool
+        self, workspace: Workspace, store: Store, device: torch.device, workers: int | None, options: Options
     ) -> None:
         self.device = device
         self._devices = devices_of(device)
         self.workers = workers or (usable_cores() if device.type == "cpu" else len(self._devices))
-        self._workspace, self._store, self._deterministic = workspace, store, deterministic
+        self._workspace, self._store, self._options = workspace, store, options
         self._workers: dict[int, _Worker] = {}  # by place
 
     def costs(self, jobs_of_a_variant: int) -> Costs:
-        prepare_torch(self._devices[0], self._deterministic)  # as the workers: the plan's times are theirs
+        prepare_torch(self._devices[0], self._options.deterministic)  # as the workers: the plan's times are theirs
         sharing = -(-self.workers // len(self._devices))
         return costs_on(self._store, self._devices[0], jobs_of_a_variant, sharing)
 
@@ -78,7 +78,7 @@ class LocalEngine:
             os.environ.update(WORKER_ENVIRONMENT)  # read when the process starts
         ours, theirs = _CONTEXT.Pipe()
         stop, signs = _CONTEXT.RawValue("b", 0), _CONTEXT.RawValue("Q", 0)
-        arguments = (theirs, stop, signs, self._workspace.root, device, self._deterministic)
+        arguments = (theirs, stop, signs, self._workspace.root, device, self._options)
         process = _CONTEXT.Process(target=_serve, args=arguments, daemon=True)
         interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is this process's to handle
         process.start()
@@ -135,7 +135,7 @@ class LocalEngine:
             worker.pipe.close()
 
 
-def _serve(pipe: Connection, stop: Any, signs: Any, root: Path, device: torch.device, deterministic: bool) -> None:
+def _serve(pipe: Connection, stop: Any, signs: Any, root: Path, device: torch.device, options: Options) -> None:
     """A worker: does what comes through the pipe, until nothing does."""
 
     def asked_to_end(*_: object) -> None:
@@ -144,7 +144,7 @@ def _serve(pipe: Connection, stop: Any, signs: Any, root: Path, device: torch.de
     signal.signal(signal.SIGTERM, asked_to_end)  # a batch system sends it to every process
     threading.Thread(target=_end_with_parent, args=[stop], daemon=True).start()
     workspace = Workspace(root)
-    prepare_torch(device, deterministic)
+    prepare_torch(device, options.deterministic)
 
     def should_stop() -> bool:
         signs.value += 1
@@ -153,7 +153,7 @@ def _serve(pipe: Connection, stop: Any, signs: Any, root: Path, device: torch.de
     def do(jobs: list[Job], until: float | None) -> dict[Job, HW4Error]:
         store = open_store(workspace.store)
         folds = load_folds(store, workspace.folds_file)
-        return work(workspace, jobs, store, folds, device, should_stop, until)
+        return work(workspace, jobs, store, folds, device, should_stop, until, options.logs)
 
     while (request := pipe.recv()) is not None:
         should_stop()

@@ -19,7 +19,7 @@ from kaggle_hw4.errors import HW4Error, UnavailableError, UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.engine import LOOK_SECONDS, STOP_SECONDS, Answer, Lost, silence
 from kaggle_hw4.jobs.plan import Costs, known_once
-from kaggle_hw4.jobs.work import WORKER_ENVIRONMENT
+from kaggle_hw4.jobs.work import WORKER_ENVIRONMENT, Options
 from kaggle_hw4.machine import usable_cores
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, claim, identity, run_of
@@ -46,13 +46,13 @@ class RayEngine:
         address: str | None,
         device: str,
         workers: int | None,
-        deterministic: bool,
+        options: Options,
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"--device {device} with --engine ray", "Ray chooses the GPU: say auto, cpu or cuda.")
         self._workspace, self._store, self._folds = workspace, store, folds
         self._address, self._wanted_device, self._wanted_workers = address, device, workers
-        self._deterministic = deterministic
+        self._options = options
         self._tasks: dict[int, _Task] = {}
         self._signs: dict[str, int] = {}
         self._early: list[tuple[int, Answer]] = []  # of groups for which there was nothing to do
@@ -100,7 +100,7 @@ class RayEngine:
         device = "cpu" if self.device.type == "cpu" else "cuda:0"  # Ray shows a task its own GPU only
         store = self._store
         return self._ray.put(
-            Source(store.folder, store.hash, store.dtype, self._folds, device, self._deterministic, __version__)
+            Source(store.folder, store.hash, store.dtype, self._folds, device, self._options, __version__)
         )
 
     def _remote(self, function: Any) -> Any:

@@ -23,7 +23,7 @@ from kaggle_hw4.data.store import Store, open_store
 from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.calibrate import Cost, measure
-from kaggle_hw4.jobs.work import answer_of, monotonic_end, prepare_torch, work
+from kaggle_hw4.jobs.work import Options, answer_of, monotonic_end, prepare_torch, work
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, run_of
 from kaggle_hw4.workspace import Workspace, alive, atomic_path
@@ -43,7 +43,7 @@ class Source:
     dtype: str
     folds: Folds
     device: str
-    deterministic: bool
+    options: Options
     version: str
 
 
@@ -98,7 +98,8 @@ def work_on_node(task: str, mailbox: Any, source: Source, jobs: list[Job], files
         def do() -> dict[Job, HW4Error]:
             try:
                 store, device = _prepare(source, mailbox)
-                return work(workspace, jobs, store, source.folds, device, mirror.should_stop, monotonic_end(seconds))
+                end, logs = monotonic_end(seconds), source.options.logs
+                return work(workspace, jobs, store, source.folds, device, mirror.should_stop, end, logs)
             finally:
                 mirror.tell()
 
@@ -122,7 +123,7 @@ def _prepare(source: Source, mailbox: Any) -> tuple[Store, torch.device]:
             "Install the same version on every node.",
         )
     device = torch.device(source.device)
-    prepare_torch(device, source.deterministic)
+    prepare_torch(device, source.options.deterministic)
     return store_here(source, mailbox), device
 
 
@@ -202,8 +203,9 @@ class _Mirror:
 
 def files_in(folder: Path) -> list[Path]:
     """What a run's folder holds, without locks and unfinished files; last its result, which says that all is there."""
-    files = [path for path in folder.glob("[!.]*") if path.is_file()]
-    return sorted(files, key=lambda path: (path.name == "result.json", path.name))
+    shown = [path for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in shown if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return sorted(files, key=lambda path: (path.name == "result.json", path))
 
 
 def write_files(runs: Path, files: Files) -> None:

@@ -3,8 +3,9 @@
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -31,6 +32,14 @@ WORKER_ENVIRONMENT = {
 }
 
 
+@dataclass(frozen=True)
+class Options:
+    """How trainings are done, which does not belong to what they are: `logs`, see `do_jobs`."""
+
+    deterministic: bool = False
+    logs: tuple[str, ...] = ()
+
+
 def prepare_torch(device: torch.device, deterministic: bool) -> None:
     """Set up this process: one thread on CPU; on a GPU, if asked for, what PyTorch has against chance.
 
@@ -55,6 +64,7 @@ def work(
     device: torch.device,
     should_stop: Callable[[], bool],
     until: float | None = None,
+    logs: Sequence[str] = (),
 ) -> dict[Job, HW4Error]:
     """Do jobs of one variant together, in two halves one after the other where the memory does not suffice.
 
@@ -69,7 +79,7 @@ def work(
         while waiting and not should_stop():
             group = waiting.pop()
             try:
-                failures |= do_jobs(workspace, group, store, folds, device, should_stop, until)
+                failures |= do_jobs(workspace, group, store, folds, device, should_stop, until, logs)
                 continue
             except (torch.OutOfMemoryError, MemoryError) as error:
                 reason = (str(error).splitlines() or ["no memory left"])[0]
