@@ -214,7 +214,7 @@ def connected(address: str | None, workers: int | None) -> Any:
 
     Raises:
         UsageError: Ray is not installed, or that is no address.
-        UnavailableError: there is no cluster at the address.
+        UnavailableError: there is no cluster at the address, or none can be started.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # a note about GPUs that we do not depend on
@@ -229,11 +229,14 @@ def connected(address: str | None, workers: int | None) -> Any:
         raise UsageError("--engine ray needs Ray, which is not installed", "pip install 'kaggle-hw4[ray]'") from None
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        cores = max(usable_cores(), workers or 1)
-        ray.init(address="local", num_cpus=cores, include_dashboard=False, **quiet)
+        quiet |= {"num_cpus": max(usable_cores(), workers or 1), "include_dashboard": False}
     else:
         _check(address)
-        ray.init(address=address, **quiet)
+    try:
+        ray.init(address=address or "local", **quiet)
+    except Exception as error:  # plain ones, among others
+        ray.shutdown()
+        raise UnavailableError(f"Ray did not start: {_first_line(error)}", "Run the same command again.") from error
     return ray
 
 
