@@ -110,14 +110,14 @@ class RayEngine:
         return self._ray.remote(function).options(**share, max_retries=0, runtime_env=environment)
 
     def costs(self, jobs_of_a_variant: int) -> Costs:
+        wait = self._ray.get  # connected first: what is imported below reads the settings made there
+
         def measured(variant: Variant) -> Any:
             from kaggle_hw4.jobs.ray_node import measure_on_node
 
             with _cluster_errors():
                 task = self._remote(measure_on_node)
-                answer = self._ray.get(
-                    task.remote(self._mailbox, self._source, variant, jobs_of_a_variant, self._sharing)
-                )
+                answer = wait(task.remote(self._mailbox, self._source, variant, jobs_of_a_variant, self._sharing))
             if isinstance(answer, Exception):
                 raise answer
             return answer
