@@ -180,6 +180,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patched.setenv("RAY_worker_niceness", "0")
         patched.setenv("RAY_TMPDIR", "/tmp")  # paths of sockets are short
         patched.setenv("TMPDIR", str(tmp_path_factory.mktemp("node")))
         from ray.cluster_utils import Cluster
@@ -253,8 +254,7 @@ def test_a_node_that_does_not_see_the_data_is_sent_them_once(root: Path, cluster
 
 def test_without_ray_it_is_said_how_to_install_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
-        monkeypatch.setenv(name, "0")  # what it sets is unset again
+    monkeypatch.setattr("os.environ", os.environ.copy())  # which it changes
     command = ["--root", str(root), "train", "--variant", "sample", "--engine", "ray"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
