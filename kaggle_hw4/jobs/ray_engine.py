@@ -1,6 +1,7 @@
 """Run jobs on a Ray cluster, each group as a task. Only this and `ray_node` import Ray, and only if asked for."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -238,6 +239,7 @@ def connected(address: str | None, workers: int | None) -> Any:
     except Exception as error:  # plain ones, among others
         ray.shutdown()
         raise UnavailableError(f"Ray did not start: {_first_line(error)}", "Run the same command again.") from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own prints a stack
     return ray
 
 
@@ -274,4 +276,5 @@ def _cluster_errors() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
+    error = getattr(error, "cause", None) or error  # what a task raised, without Ray's own traceback
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
