@@ -17,7 +17,7 @@ from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds, load_folds
 from kaggle_hw4.ledger import Ledger, Row
-from kaggle_hw4.runs import Run, job_of, with_steps
+from kaggle_hw4.runs import REFIT, Run, job_of, run_at, with_steps
 from kaggle_hw4.submission_file import submission_named
 from kaggle_hw4.variants import variant
 from kaggle_hw4.version import code_version
@@ -179,7 +179,7 @@ class _Walk:
             return "" if now.made_from == member["made_from"] else "they are not those that the weights were fitted to"
 
         first = member["parts"][0]
-        what = first["oof_file"] if "oof_file" in first else f"{len(member['parts'])} folds"
+        what = first["oof_file"] if "oof_file" in first else _models(member)
         return what, member["made_from"], check
 
     def _checkpoints(self, member: dict[str, Any]) -> tuple[str, str, Callable[[], str]]:
@@ -199,7 +199,7 @@ class _Walk:
                     return f"{run.weights} gives other test logits than {run.test}, off by {100 * off:.0f} %"
             return ""
 
-        return f"weights of {len(runs)} folds", content_hash(recorded), check
+        return f"weights of {_models(member)}", content_hash(recorded), check
 
     def _variant(self, member: dict[str, Any]) -> tuple[str, str, Callable[[], str]]:
         name, _, seed = member["name"].rpartition("-s")
@@ -253,8 +253,14 @@ class _Walk:
             raise _Unknown(f"logits: {error.cause}") from error
 
     def _runs(self, member: dict[str, Any]) -> list[Run]:
-        return [Run(self.workspace.runs / member["name"] / f"fold{part['fold']}") for part in member["parts"]]
+        return [run_at(self.workspace, member["name"], part["fold"]) for part in member["parts"]]
 
     @staticmethod
     def _is_ours(member: dict[str, Any]) -> bool:
         return "oof_file" not in member["parts"][0]
+
+
+def _models(member: dict[str, Any]) -> str:
+    """`5 folds`, `5 folds and the refit`."""
+    refit = any(part["fold"] == REFIT for part in member["parts"])
+    return f"{len(member['parts']) - refit} folds{' and the refit' if refit else ''}"

@@ -10,7 +10,7 @@ from kaggle_hw4.ensemble.recorded import recorded_blend
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.predictor import Part, Predictor
-from kaggle_hw4.runs import Run, job_of
+from kaggle_hw4.runs import job_of, run_at
 from kaggle_hw4.training.artefacts import trained_model
 from kaggle_hw4.version import code_version
 from kaggle_hw4.workspace import Workspace
@@ -33,7 +33,7 @@ _LICENCE = (
 def predictor_of(
     workspace: Workspace, store: Store, folds: Folds, record: dict[str, Any], tick: Callable[[str], None]
 ) -> Predictor:
-    """The predictor whose logits are those of a recorded ensemble: all folds' models of every member with a weight.
+    """The predictor whose logits are those of a recorded ensemble: the models of every member with a weight.
 
     Raises:
         DataError: a member from elsewhere, of which there are only logits; weights, logits or records that are
@@ -51,10 +51,12 @@ def predictor_of(
     parts, trainings = [], []
     for member in used:
         tick(f"reading {member['name']}")
-        jobs = [job_of(Run(workspace.runs / member["name"] / f"fold{part['fold']}")) for part in member["parts"]]
+        jobs = [job_of(run_at(workspace, member["name"], part["fold"])) for part in member["parts"]]
         states = [trained_model(workspace, job, store, folds).state_dict() for job in jobs]
         parts.append(Part(member["name"], jobs[0].variant, member["beta"], states))
-        trainings.append({key: member[key] for key in ("name", "weight", "temperature", "accuracy", "log_loss")})
+        trainings.append(
+            {key: member[key] for key in ("name", "weight", "temperature", "accuracy", "log_loss", "refit")}
+        )
     return Predictor(store.speakers, store.dtype, parts, _card(store, folds, record, trainings))
 
 

@@ -128,7 +128,11 @@ class Run:
 
 
 def run_of(workspace: Workspace, job: Job) -> Run:
-    return Run(workspace.runs / job.member / ("refit" if job.refit else f"fold{job.fold}"))
+    return run_at(workspace, job.member, job.fold)
+
+
+def run_at(workspace: Workspace, member: str, fold: int) -> Run:
+    return Run(workspace.runs / member / ("refit" if fold == REFIT else f"fold{fold}"))
 
 
 def identity(job: Job, store: Store, folds: Folds) -> dict[str, Any]:

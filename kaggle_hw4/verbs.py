@@ -174,15 +174,15 @@ def predict(workspace: Workspace, names: Names = (), *, device: str = "auto") ->
     """
     from kaggle_hw4.ensemble.members import choose_members
     from kaggle_hw4.jobs.plan import choose_device
-    from kaggle_hw4.runs import Run, job_of
+    from kaggle_hw4.runs import REFIT, job_of, run_at
     from kaggle_hw4.terminal import progress_bar
     from kaggle_hw4.training.artefacts import predict_again
 
     store, split = open_split(workspace)
     target = choose_device(device)
     members = choose_members(workspace, split.k, _list(names))
-    runs = [Run(workspace.runs / member / f"fold{number}") for member in members for number in range(split.k)]
-    runs += [run for run in (Run(workspace.runs / member / "refit") for member in members) if run.finished]
+    runs = [run_at(workspace, member, number) for member in members for number in range(split.k)]
+    runs += [run for run in (run_at(workspace, member, REFIT) for member in members) if run.finished]
     with progress_bar("predicting") as update:
         for done, run in enumerate(runs):
             predict_again(workspace, job_of(run), store, split, target)
@@ -312,7 +312,7 @@ def export(workspace: Workspace, names: Names = (), output: Path | str | None = 
     """Write a predictor in one safetensors file, by default <workspace>/predictor.safetensors; gives it.
 
     One name may be an ensemble in submissions/; members, variants or sets (default: all members) are blended first.
-    The predictor's logits are those of the ensemble: of every member with a weight the models of all folds.
+    The predictor's logits are those of the ensemble: of every member with a weight all models, a refit among them.
 
     Raises:
         UsageError: an unknown member.

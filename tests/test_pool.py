@@ -272,7 +272,7 @@ def test_the_gain_of_averaging_folds_is_foretold_without_labels(speakers: int, q
         folds = [common + rng.normal(size=common.shape) for _ in range(5)]
         single = float(np.mean([(logits.argmax(1) == labels).mean() for logits in folds]))
         truth = float((np.mean(folds, axis=0).argmax(1) == labels).mean()) - single
-        found = averaging_gain(folds, single)
+        found = averaging_gain(folds, np.mean(folds, 0), single)
         errors.append(found.gain - truth)
         gains.append(truth)
     assert np.mean(gains) > 0.01
@@ -281,5 +281,5 @@ def test_the_gain_of_averaging_folds_is_foretold_without_labels(speakers: int, q
 
 def test_folds_that_agree_gain_nothing() -> None:
     logits = np.eye(5)[np.arange(40) % 5]
-    assert averaging_gain([logits], 0.9).gain == 0
-    assert averaging_gain([logits, logits * 2], 0.9).gain == 0
+    assert averaging_gain([logits], logits, 0.9).gain == 0
+    assert averaging_gain([logits, logits * 2], logits * 1.5, 0.9).gain == 0

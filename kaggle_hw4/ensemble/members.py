@@ -9,7 +9,7 @@ import numpy as np
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
-from kaggle_hw4.runs import Job, Run, check_identity, identity, job_of
+from kaggle_hw4.runs import REFIT, Job, Run, check_identity, identity, job_of, run_at
 from kaggle_hw4.variants import SETS, variant
 from kaggle_hw4.workspace import Workspace, content_hash, file_hash, read_json
 
@@ -36,24 +36,28 @@ class Member:
 
     `oof[f]` has the train utterances held out in fold f, in the order of the index, each named by a
     model that has not seen it; the mean of the arrays of `test` (test utterances, speakers) names the
-    test. `parts` says which files these are, with their hashes; `made_from` is the hash of all of it.
+    test, with `refit`, those of the model trained on all labels, as one more. That one has no
+    cross-validation of its own: the weight and temperature of the folds' models are taken for it too.
+    `parts` says which files these are, with their hashes; `made_from` is the hash of all of it.
     """
 
     name: str
     oof: list[Logits]
     test: list[np.ndarray]
     parts: list[dict[str, Any]]
+    refit: np.ndarray | None = None
 
     @property
     def made_from(self) -> str:
         return content_hash([{k: v for k, v in part.items() if not k.endswith("file")} for part in self.parts])
 
     def mean_test(self) -> np.ndarray:
-        """Test logits (test utterances, speakers) float32, averaged over the folds."""
+        """Test logits (test utterances, speakers) float32, averaged over the models."""
+        arrays = [*self.test, *([] if self.refit is None else [self.refit])]
         total = np.zeros(self.test[0].shape, np.float64)
-        for logits in self.test:
+        for logits in arrays:
             total += logits
-        return (total / len(self.test)).astype(np.float32)
+        return (total / len(arrays)).astype(np.float32)
 
 
 def complete_members(workspace: Workspace, k: int) -> tuple[list[str], dict[str, list[int]]]:
@@ -106,29 +110,30 @@ def _train_command(workspace: Workspace, members: list[str]) -> str:
     return " ".join(["kaggle-hw4 train --fold all", *options])
 
 
-def load_member(workspace: Workspace, store: Store, folds: Folds, name: str) -> Member:
-    """Map a member's logits of every fold.
+def load_member(workspace: Workspace, store: Store, folds: Folds, name: str, *, refit: bool = True) -> Member:
+    """Map a member's logits of every fold, and those of its refit when there is one and `refit`.
 
     Raises:
         DataError: a run of other data or folds, folds of different recipes, or logits that are damaged.
     """
     oof, test, parts, recipes = [], [], [], []
-    for fold in range(folds.k):
-        run = Run(workspace.runs / name / f"fold{fold}")
-        again = f"Write it anew from the weights: kaggle-hw4 predict {name}"
+    again = f"Write it anew from the weights: kaggle-hw4 predict {name}"
+    variant_name, _, seed = name.rpartition("-s")
+    refit = refit and run_at(workspace, name, REFIT).finished
+    for fold in [*range(folds.k), *([REFIT] if refit else [])]:
+        run = run_at(workspace, name, fold)
         job, result = job_of(run), read_json(run.result, again)
-        variant_name, _, seed = name.rpartition("-s")
         expected = identity(Job(variant_name, job.variant, int(seed), fold), store, folds)
         check_identity(run, expected)
-        train_ids = store.index["id"].iloc[folds.validation_rows(fold)]
-        speakers = len(store.speakers)
-        oof.append(Logits(_checked(run.oof, result.get("oof"), list(train_ids), speakers, again)))
-        test.append(_checked(run.test, result.get("test"), store.test_ids, speakers, again))
+        if fold != REFIT:
+            train_ids = store.index["id"].iloc[folds.validation_rows(fold)].tolist()
+            oof.append(Logits(_checked(run.oof, result.get("oof"), train_ids, len(store.speakers), again)))
+        test.append(_checked(run.test, result.get("test"), store.test_ids, len(store.speakers), again))
         recipes.append(job.variant)
         parts.append({"fold": fold, "run": expected["hash"], "oof": result["oof"], "test": result["test"]})
     if any(recipe != recipes[0] for recipe in recipes):
         raise DataError(f"the folds of {name} were trained with different recipes", "Train them anew with one.")
-    return Member(name, oof, test, parts)
+    return Member(name, oof, test[: folds.k], parts, test[-1] if refit else None)
 
 
 def added_member(store: Store, folds: Folds, name: str, oof: Path, test: Path) -> Member:
