@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kaggle_hw4.commands import data, machine, scoring, training
+from kaggle_hw4.commands import data, machine, report, scoring, training
 from kaggle_hw4.errors import HW4Error
 from kaggle_hw4.rehearsal.commands import rehearsal_app
 from kaggle_hw4.workspace import Workspace, storage_errors
@@ -61,6 +61,7 @@ _COMMANDS: list[Callable[..., None]] = [
     scoring.board,
     scoring.diff,
     scoring.explain,
+    report.report,
     machine.doctor,
 ]
 for command in _COMMANDS:

@@ -24,6 +24,7 @@ COMMANDS = [
     "board",
     "diff",
     "explain",
+    "report",
     "doctor",
 ]
 
@@ -52,7 +53,7 @@ def root(tmp_path: Path) -> Path:
 def test_importing_the_command_line_loads_nothing_heavy() -> None:
     code = (
         "import kaggle_hw4.cli, sys;"
-        "print({'torch', 'timm', 'kaggle', 'torchaudio', 'pandas', 'sklearn', 'scipy'} & set(sys.modules))"
+        "print({'torch', 'timm', 'kaggle', 'torchaudio', 'pandas', 'sklearn', 'scipy', 'matplotlib'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

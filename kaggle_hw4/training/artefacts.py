@@ -94,6 +94,14 @@ def spot_check(workspace: Workspace, job: Job, store: Store, folds: Folds, rows:
     return float(np.abs(found - recorded).max() / max(np.abs(recorded).max(), 1e-6))
 
 
+def trained_model(workspace: Workspace, job: Job, store: Store, folds: Folds) -> SpeakerClassifier:
+    """The model of a finished job, on the CPU. Raises DataError: not finished, of other data, or damaged."""
+    run, again = run_of(workspace, job), "Train it again."
+    expected = identity(job, store, folds)
+    check_identity(run, expected)
+    return _trained(run, job, len(store.speakers), read_json(run.result, again), expected, again)
+
+
 def _trained(
     run: Run, job: Job, speakers: int, result: dict[str, Any], expected: dict[str, Any], again: str
 ) -> SpeakerClassifier:
