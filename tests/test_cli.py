@@ -27,6 +27,7 @@ COMMANDS = [
     "explain",
     "export",
     "identify",
+    "report",
     "doctor",
 ]
 
