@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -116,6 +117,8 @@ def went_the_whole_way(text: str, root: Path) -> None:
     (sent,) = (root / "submissions").glob("*.csv")
     assert f"{sent.stem}: public" in text.replace("\n", " ")
     assert "boss line" in text
+    assert (report := re.search(r"(\S+/report\.html)", text))
+    assert "<html" in Path(report[1]).read_text(encoding="utf-8")[:1000]
     results = [json.loads(path.read_text()) for path in root.glob("runs/sample-s*/fold*/result.json")]
     assert len(results) % 5 == 0
     assert results
