@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).resolve().parent.parent
 _NOT_RUN = re.compile(r"<!-- not run: (.+?) -->\s*", re.DOTALL)
+_BEFORE = re.compile(r"<!-- run before: (.+?) -->\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,17 @@ def pages() -> list[str]:
 
 @cache
 def blocks(page: str) -> list[Block]:
-    """The fenced blocks of a page. `<!-- not run: why -->` on the line before one says that it is only checked."""
+    """The fenced blocks of a page.
+
+    `<!-- not run: why -->` on the line before one says that it is only checked. `<!-- run before: COMMAND -->` is
+    a block that readers do not see: what they have done before they come to this page.
+    """
     tokens = MarkdownIt().parse((ROOT / page).read_text(encoding="utf-8"))
     found = []
     for before, token in zip([None, *tokens], tokens, strict=False):
-        if token.type == "fence":
-            assert token.map
+        if token.type == "html_block" and token.map and (earlier := _BEFORE.fullmatch(token.content)):
+            found.append(Block(page, token.map[0] + 1, "sh", f"{earlier[1]}\n", ""))
+        if token.type == "fence" and token.map:
             marked = _NOT_RUN.fullmatch(before.content) if before and before.type == "html_block" else None
             language = token.info.split()[0] if token.info else ""
             found.append(Block(page, token.map[0] + 1, language, token.content, marked[1] if marked else ""))
