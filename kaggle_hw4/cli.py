@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kaggle_hw4.commands import data, machine, scoring, training, watching
+from kaggle_hw4.commands import data, machine, predictor, report, scoring, training, watching
 from kaggle_hw4.errors import EXIT_CODES, HW4Error
 from kaggle_hw4.rehearsal.commands import rehearsal_app
 from kaggle_hw4.workspace import Workspace, storage_errors
@@ -63,6 +63,9 @@ _COMMANDS: list[Callable[..., None]] = [
     scoring.board,
     scoring.diff,
     scoring.explain,
+    predictor.export,
+    predictor.identify,
+    report.report,
     machine.doctor,
 ]
 for command in _COMMANDS:
