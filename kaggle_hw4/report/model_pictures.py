@@ -6,7 +6,7 @@ import numpy as np
 
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.report.material import Material, Training
-from kaggle_hw4.report.svg import FRAMES_PER_SECOND, INK, MUTED, SEQUENTIAL, SERIES, bare, panels, scale_of, short, show_mels
+from kaggle_hw4.report.svg import FRAMES_PER_SECOND, MUTED, PAPER, SEQUENTIAL, SERIES, bare, panels, scale_of, short, show_mels
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +140,9 @@ def speaker_map(material: Material) -> "tuple[Figure, str]":
     values = [share.get(c, np.nan) for c in classes.tolist()]
     dots = axes.scatter(*places.T, c=values, cmap=SEQUENTIAL, s=size, edgecolors=MUTED, linewidths=0.5, zorder=2)
     for i in sorted({i for link in links[:4] for i in link}):
-        axes.annotate(short(material.store.speakers[classes[i]], 12), places[i], (3, 3), textcoords="offset points", color=INK)
+        name = short(material.store.speakers[classes[i]], 12)
+        box = {"boxstyle": "square,pad=0.05", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.75}
+        axes.annotate(name, places[i], (0, 5), textcoords="offset points", ha="center", va="bottom", bbox=box)
     scale_of(figure, axes, dots, "named rightly, %")
     sentence = f"Each dot is a speaker as {training.job.member} hears them ({how}, {len(classes)} speakers)."
     if links:

@@ -37,7 +37,7 @@ def reliability(material: Material) -> "tuple[Figure, str]":
         if not any(side):
             panel.text(50, 50, "none fitted", ha="center", va="center", color=MUTED)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.supxlabel("probability given, %", fontsize="medium", color=MUTED)
+    axes[0].set_xlabel("probability given, %")
     axes[0].set_ylabel("named rightly, %")
     worst = max(naming.calibrations, key=lambda found: _gap(found.before))
     sentence = f"Without temperatures {worst.name} is off by {100 * _gap(worst.before):.1f} points on average"
@@ -102,6 +102,7 @@ def speaker_accuracy(material: Material) -> "tuple[Figure, str]":
     axes.axhline(100 * naming.right.mean(), color=MUTED, linestyle=":", linewidth=1)
     axes.set_xlim(0, len(order))
     axes.set_ylim(0, 100)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(f"{len(order)} speakers, worst first")
     axes.set_ylabel("named rightly, %")
     wrong = (counts - right)[order]
@@ -111,7 +112,7 @@ def speaker_accuracy(material: Material) -> "tuple[Figure, str]":
     tenth = max(1, len(order) // 10)
     return figure, (
         f"The worst tenth of the speakers makes {100 * wrong[:tenth].sum() / wrong.sum():.0f} % of the errors; hardest is "
-        f"{worst} ({100 * shares[order[0]]:.0f} % named rightly). {int((shares == 1).sum())} are never mistaken."
+        f"{worst} ({100 * shares[order[0]]:.0f} % named rightly). Never mistaken: {int((shares == 1).sum())}."
     )
 
 
