@@ -35,7 +35,7 @@ class Sizes:
 
 
 FULL = Sizes(speakers=600, train=8, test=120, rounds=11, batches=100, steps=10)
-QUICK = Sizes(speakers=600, train=3, test=24, rounds=4, batches=24, steps=3)
+QUICK = Sizes(speakers=600, train=5, test=24, rounds=4, batches=24, steps=3)
 
 
 def write_competition(folder: Path, sizes: Sizes) -> np.ndarray:

@@ -47,8 +47,8 @@ def main(
     done = json.loads(output.read_text())["pairs"] if output.exists() else []
     known = {(pair["seed"], pair["fold"]) for pair in done}
     v = replace(with_steps(variant(name), steps), ema=0.0)
-    for seed in range(seeds):
-        for fold in range(folds.k):
+    for fold in range(folds.k):  # the seeds within: a run ended early has all of them
+        for seed in range(seeds):
             if (seed, fold) in known:
                 continue
             job = Job(name, v, seed, fold)

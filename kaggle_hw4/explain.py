@@ -17,7 +17,8 @@ from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds, load_folds
 from kaggle_hw4.ledger import Ledger, Row
-from kaggle_hw4.runs import Run, job_of, with_steps
+from kaggle_hw4.runs import REFIT, Run, job_of, run_at, with_steps
+from kaggle_hw4.submission_file import submission_named
 from kaggle_hw4.variants import variant
 from kaggle_hw4.version import code_version
 from kaggle_hw4.workspace import Workspace, content_hash, file_hash, read_json
@@ -72,20 +73,15 @@ def explain(
     """
     rows = Ledger(workspace.ledger).all(slug)
     named = [row for row in rows if name in (row.name, str(row.ref))]
-    csv = _file(workspace, name) or next((path for row in named if (path := _file(workspace, row.file))), None)
+    csv = submission_named(workspace, name) or next(
+        (path for row in named if (path := submission_named(workspace, row.file))), None
+    )
     if csv is None and not named:
         there = sorted({row.name for row in rows} | {path.stem for path in workspace.submissions.glob("*.csv")})
         raise UsageError(f"no submission {name!r}, and no such file", f"There are: {', '.join(there) or 'none yet'}.")
     hash = file_hash(csv) if csv else ""
     sent = [row for row in rows if row.csv_hash and row.csv_hash == hash] or named
     return Chain(csv.stem if csv else sent[0].name, _Walk(workspace, csv, hash, sent, verify, tick).links())
-
-
-def _file(workspace: Workspace, name: str) -> Path | None:
-    for path in (workspace.submissions / f"{name}.csv", workspace.submissions / name, Path(name)):
-        if path.is_file():
-            return path
-    return None
 
 
 class _Walk:
@@ -183,7 +179,7 @@ class _Walk:
             return "" if now.made_from == member["made_from"] else "they are not those that the weights were fitted to"
 
         first = member["parts"][0]
-        what = first["oof_file"] if "oof_file" in first else f"{len(member['parts'])} folds"
+        what = first["oof_file"] if "oof_file" in first else _models(member)
         return what, member["made_from"], check
 
     def _checkpoints(self, member: dict[str, Any]) -> tuple[str, str, Callable[[], str]]:
@@ -203,7 +199,7 @@ class _Walk:
                     return f"{run.weights} gives other test logits than {run.test}, off by {100 * off:.0f} %"
             return ""
 
-        return f"weights of {len(runs)} folds", content_hash(recorded), check
+        return f"weights of {_models(member)}", content_hash(recorded), check
 
     def _variant(self, member: dict[str, Any]) -> tuple[str, str, Callable[[], str]]:
         name, _, seed = member["name"].rpartition("-s")
@@ -257,8 +253,14 @@ class _Walk:
             raise _Unknown(f"logits: {error.cause}") from error
 
     def _runs(self, member: dict[str, Any]) -> list[Run]:
-        return [Run(self.workspace.runs / member["name"] / f"fold{part['fold']}") for part in member["parts"]]
+        return [run_at(self.workspace, member["name"], part["fold"]) for part in member["parts"]]
 
     @staticmethod
     def _is_ours(member: dict[str, Any]) -> bool:
         return "oof_file" not in member["parts"][0]
+
+
+def _models(member: dict[str, Any]) -> str:
+    """`5 folds`, `5 folds and the refit`."""
+    refit = any(part["fold"] == REFIT for part in member["parts"])
+    return f"{len(member['parts']) - refit} folds{' and the refit' if refit else ''}"

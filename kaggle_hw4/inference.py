@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kaggle_hw4.data.crops import Frames, length_buckets
+from kaggle_hw4.data.crops import Utterances, length_buckets
 from kaggle_hw4.models.layers import ATTENTION_PAIRS
 
 # Frames in one batch. On CPU what stays in the cache: against one utterance at a time with PyTorch's own layers
@@ -21,32 +21,32 @@ torch.backends.cudnn.allow_tf32 = False
 @torch.inference_mode()
 def predict(
     model: nn.Module,
-    frames: Frames,
+    frames: Utterances,
     rows: np.ndarray,
     tick: Callable[[], None] = lambda: None,
     *,
     crops: int = 0,
     crop: int = 0,
 ) -> np.ndarray:
-    """Logits (len(rows), speakers) float32 of the whole utterances at `rows` of the store, in that order.
+    """Logits (len(rows), speakers) float32 of the whole utterances at `rows`, in that order.
 
     With `crops`, where an utterance is longer than `crop` frames, the mean of these and of the mean
     over so many crops, spread evenly. `tick` is called after each batch.
     """
     logits = _predict_whole(model, frames, rows, tick)
-    longer = np.flatnonzero(frames.store.lengths[rows] > crop)
+    longer = np.flatnonzero(frames.lengths[rows] > crop)
     if crops and len(longer):
         logits[longer] = (logits[longer] + _predict_spread(model, frames, rows[longer], tick, crops, crop)) / 2
     return logits
 
 
 def _predict_spread(
-    model: nn.Module, frames: Frames, rows: np.ndarray, tick: Callable[[], None], crops: int, crop: int
+    model: nn.Module, frames: Utterances, rows: np.ndarray, tick: Callable[[], None], crops: int, crop: int
 ) -> np.ndarray:
     """Mean logits of `crops` crops of each utterance, from its beginning to its end."""
     shares = np.linspace(0, 1, crops) if crops > 1 else np.array([0.5])
-    room = frames.store.lengths[rows] - crop
-    starts = (frames.store.offsets[rows][:, None] + shares * room[:, None]).astype(np.int64).ravel()
+    room = frames.lengths[rows] - crop
+    starts = (frames.offsets[rows][:, None] + shares * room[:, None]).astype(np.int64).ravel()
     size = max(1, BATCH_TOKENS[frames.device.type] // crop)
     parts = []
     for first in range(0, len(starts), size):
@@ -57,11 +57,11 @@ def _predict_spread(
     return np.concatenate(parts).reshape(len(rows), crops, -1).mean(1)
 
 
-def _predict_whole(model: nn.Module, frames: Frames, rows: np.ndarray, tick: Callable[[], None]) -> np.ndarray:
+def _predict_whole(model: nn.Module, frames: Utterances, rows: np.ndarray, tick: Callable[[], None]) -> np.ndarray:
     model.eval()
     logits: np.ndarray | None = None
     tokens = BATCH_TOKENS[frames.device.type]
-    for bucket in length_buckets(frames.store.lengths[rows], tokens=tokens, attention=ATTENTION_PAIRS):
+    for bucket in length_buckets(frames.lengths[rows], tokens=tokens, attention=ATTENTION_PAIRS):
         batch = model(*frames.whole(rows[bucket])).float().cpu().numpy()
         if logits is None:
             logits = np.empty((len(rows), batch.shape[1]), np.float32)
@@ -72,7 +72,7 @@ def _predict_whole(model: nn.Module, frames: Frames, rows: np.ndarray, tick: Cal
 
 
 @torch.inference_mode()
-def predict_crops(model: nn.Module, frames: Frames, rows: np.ndarray, crop: int) -> np.ndarray:
+def predict_crops(model: nn.Module, frames: Utterances, rows: np.ndarray, crop: int) -> np.ndarray:
     """Logits of one random crop of each utterance, the course's way of validating: for comparison only."""
     model.eval()
     rng = np.random.default_rng(0)

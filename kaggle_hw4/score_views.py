@@ -36,7 +36,7 @@ def _members(summary: dict[str, Any]) -> Table:
     table = table_of("member", *columns, right=columns)
     for m in summary["members"]:
         table.add_row(
-            m["name"],
+            m["name"] + (" + refit" if m["refit"] else ""),
             f"{m['accuracy']:.4f}",
             f"{m['log_loss']:.3f}",
             f"{m['temperature']:.2f}",
@@ -101,6 +101,11 @@ def _verdict(summary: dict[str, Any]) -> list[Text]:
     else:
         lines.append(
             f"{method} is not better than equal weights (p = {equal['p']:.2g}; {points(equal['gain'])} points)."
+        )
+    if any(m["refit"] for m in summary["members"]):
+        lines.append(
+            "A refit (trained on all labels) has no cross-validation of its own: T and weight are its folds' models', "
+            "and it only helps to name the test."
         )
     gain = summary["averaging"]
     added = f"{points(gain['gain'])} ± {100 * gain['sd']:.2f} points"

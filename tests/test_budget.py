@@ -15,7 +15,7 @@ from kaggle_hw4.folds import Folds, make_folds
 from kaggle_hw4.jobs import local
 from kaggle_hw4.jobs.budget import Allotment, allot, kept, parse_duration
 from kaggle_hw4.jobs.calibrate import Cost, measure
-from kaggle_hw4.jobs.plan import Plan, PlannedJob, make_plan
+from kaggle_hw4.jobs.plan import Plan, PlannedJob, job_seconds, make_plan
 from kaggle_hw4.runs import Job
 from kaggle_hw4.variants import Variant, expand, variant
 from kaggle_hw4.workspace import Workspace
@@ -129,6 +129,16 @@ def test_calibration_times_real_steps(data: tuple[Store, Folds]) -> None:
 
 def planned(*jobs: Job) -> list[PlannedJob]:
     return [PlannedJob(job, 0, 1.0, False) for job in jobs]
+
+
+def test_a_last_stage_of_longer_crops_takes_longer(data: tuple[Store, Folds]) -> None:
+    store, folds = data
+    usual = replace(variant("conformer-full"), steps=10_000)
+    staged = replace(usual, final_share=0.25, final_crop=3 * usual.crop)
+    cost = Cost(0.1, 1, 1000)
+    plain, longer = (job_seconds(Job("v", v, 0, 0), 0, cost, store, folds) for v in (usual, staged))
+    assert plain == pytest.approx(1000, rel=0.01)  # the steps; predictions are few here
+    assert longer - plain == pytest.approx(0.25 * 2 * 1000, rel=0.01)
 
 
 def test_on_a_gpu_jobs_of_a_variant_go_together_in_equal_parts() -> None:

@@ -13,8 +13,10 @@ from written import Bench, K
 
 from kaggle_hw4.ensemble.blend import Ensemble, make_ensemble
 from kaggle_hw4.ensemble.members import choose_members, load_member
+from kaggle_hw4.ensemble.recorded import read_record, recorded_blend
 from kaggle_hw4.ensemble.submission import record_of, recorded_name
 from kaggle_hw4.errors import DataError, UsageError
+from kaggle_hw4.explain import explain
 from kaggle_hw4.submit import read_submission
 from kaggle_hw4.workspace import file_hash
 
@@ -36,6 +38,43 @@ def test_a_member_has_the_rows_of_each_fold_and_averages_its_test_logits(bench: 
         np.testing.assert_allclose(logits.read(slice(None)), joined[bench.folds.validation_rows(fold)], rtol=1e-6)
     tests = [np.load(bench.workspace.runs / "sample-s0" / f"fold{fold}" / "test.npy") for fold in range(K)]
     np.testing.assert_allclose(member.mean_test(), np.mean(tests, 0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_refit_names_the_test_as_one_more_model_and_changes_no_figure(bench: Bench) -> None:
+    for seed, name in enumerate(["sample", "conformer-full"]):
+        bench.member(name, seed=seed)
+    without = make(bench)
+    logits = np.zeros((len(bench.store.test_rows), 4), np.float32)
+    logits[:, 2] = 1000.0
+    bench.refit("sample", logits)
+    made = make(bench)
+    assert made.name != without.name
+    assert [member.refit is not None for member in made.members] == [False, True]
+    ours, theirs = made.summary(), without.summary()
+    for key in ("accuracy", "interval", "log_loss", "methods", "pairs"):
+        assert ours[key] == theirs[key]
+    for m, before in zip(ours["members"], theirs["members"], strict=True):
+        assert (m["weight"], m["temperature"]) == (before["weight"], before["temperature"])
+    assert [m["refit"] for m in ours["members"]] == [False, True]
+    # 1,000 / 4 models outweighs the others' logits: the refit was blended, with the member's weight.
+    written = read_submission(made.file, bench.store.test_ids, bench.store.speakers)
+    assert set(written["Category"]) == {bench.store.speakers[2]}
+    sample = made.members[1]
+    tests = [np.load(bench.workspace.runs / "sample-s0" / f"fold{fold}" / "test.npy") for fold in range(K)]
+    np.testing.assert_allclose(sample.mean_test(), (np.sum(tests, 0) + logits) / (K + 1), rtol=1e-5, atol=1e-5)
+    chosen = recorded_blend(bench.workspace, bench.store, bench.folds, read_record(without.file))
+    assert all(member.refit is None for member in chosen.members)  # as it was made
+    chain = explain(bench.workspace, "none", made.name, True)
+    assert [link.state for link in chain.links if link.link.startswith("logits")] == ["matches", "matches"]
+    assert next(link.what for link in chain.links if link.link == "logits sample-s0") == "3 folds and the refit"
+
+
+def test_a_damaged_refit_is_not_believed(bench: Bench) -> None:
+    bench.member("sample")
+    run = bench.refit("sample", np.zeros((len(bench.store.test_rows), 4)))
+    np.save(run.test, np.ones((len(bench.store.test_rows), 4), np.float32))
+    with pytest.raises(DataError, match=r"refit/test\.npy is not the file that was written"):
+        make(bench)
 
 
 def test_the_submission_is_the_weighted_blend_of_the_test_logits_by_name(bench: Bench) -> None:

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from kaggle_hw4.commands.common import MAX_SEED, Device, Json, Names, emit, next_command, open_split
-from kaggle_hw4.workspace import Workspace
+from kaggle_hw4 import verbs
+from kaggle_hw4.commands.common import MAX_SEED, Device, Json, Names, emit, next_command
 
 
 def variants(as_json: Json = False) -> None:
@@ -41,57 +41,30 @@ def train(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes side by side. [default: one per core on CPU, one on a GPU]")
     ] = None,
+    log: Annotated[
+        list[str] | None, typer.Option(help="Log in this format too: tensorboard (in each run's folder).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
     """Train variants on folds and write out-of-fold and test logits; finished work is skipped."""
-    import time
-
-    from kaggle_hw4.jobs.command import plan_training
-    from kaggle_hw4.jobs.local import run_plan
-    from kaggle_hw4.jobs.plan import choose_device
-    from kaggle_hw4.terminal import say
-    from kaggle_hw4.views import plan_lines
-
-    began = time.monotonic()
-    store, split = open_split(ctx.obj)
-    target = choose_device(device)
-    plan, seconds = plan_training(
+    verbs.train(
         ctx.obj,
-        store,
-        split,
-        names=variant or ["default"],
-        fold=fold,
+        variant or ["default"],
+        folds=fold,
         seeds=seed,
         steps=steps,
         budget=budget,
         refit=refit,
-        device=target,
+        device=device,
         workers=workers,
+        logs=log or [],
+        dry_run=dry_run,
     )
-    say(plan_lines(plan, target))
-    if dry_run:
-        return
-    if plan.open:
-        run_plan(ctx.obj, plan, str(target), None if seconds is None else began + seconds)
-    next_command(ctx, "submit" if fold == "all" else "train --fold all")
+    if not dry_run:
+        next_command(ctx, "submit" if fold == "all" else "train --fold all")
 
 
 def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") -> None:
     """Write the logits of trained models again, from their weights."""
-    from kaggle_hw4.ensemble.members import choose_members
-    from kaggle_hw4.jobs.plan import choose_device
-    from kaggle_hw4.runs import Run, job_of
-    from kaggle_hw4.terminal import progress_bar
-    from kaggle_hw4.training.artefacts import predict_again
-
-    workspace: Workspace = ctx.obj
-    store, split = open_split(workspace)
-    target = choose_device(device)
-    members = choose_members(workspace, split.k, names or [])
-    runs = [Run(workspace.runs / member / f"fold{number}") for member in members for number in range(split.k)]
-    runs += [run for run in (Run(workspace.runs / member / "refit") for member in members) if run.finished]
-    with progress_bar("predicting") as update:
-        for done, run in enumerate(runs):
-            predict_again(workspace, job_of(run), store, split, target)
-            update(done + 1, len(runs))
+    verbs.predict(ctx.obj, names or [], device=device)
     next_command(ctx, "ensemble")

@@ -1,7 +1,7 @@
 """Archive → packed store: check every tensor, write all frames into one file and an index."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
@@ -115,7 +115,7 @@ class _Packer:
 
     def __call__(self, tasks: Sequence[tuple[int, list[tuple[int, str]]]]) -> Iterator[dict[str, Packed]]:
         self.archive.reopen()
-        with closing(self.archive), open(self.frames, "r+b", buffering=0) as file:
+        with closing(self.archive), open(self.frames, "r+b", buffering=0) as file, _one_thread():
             writer = _Writer(file, self.dtype)
             for start, members in tasks:
                 writer.go_to(start)
@@ -125,6 +125,17 @@ class _Packer:
                     _check_length(name, packed[name], self.expected[name])
                 writer.flush()
                 yield packed
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The processes have a core each: threads that cast for them would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _pack_stream(

@@ -4,15 +4,16 @@ import io
 import os
 import re
 import tarfile
-import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
+from typing import Self
 
-from kaggle_hw4.data.archive import Archive, Buffer, damaged, wanted
+import numpy as np
 
-_DAMAGE = (tarfile.TarError, zlib.error, EOFError, RuntimeError)
+from kaggle_hw4.data.archive import DAMAGE, Archive, Buffer, check_amount, damaged, wanted
+from kaggle_hw4.workspace import MOST_BYTES
 
 
 class UnusualTarError(Exception):
@@ -56,16 +57,35 @@ def stream_tar(source: Path) -> Iterator[tuple[str, bytearray]]:
     """
     try:
         with (
-            io.BufferedReader(_Joined(_parts(source)), buffer_size=1 << 20) as stream,
-            tarfile.open(fileobj=stream, mode="r|*") as archive,
+            _Joined(_parts(source)) as joined,
+            io.BufferedReader(joined, buffer_size=1 << 20) as stream,
+            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as archive,
         ):
-            for member in archive:
+            while member := archive.next():
+                archive.members.clear()  # type: ignore[attr-defined]  # they would be kept
+                check_amount(source, joined.size, archive.offset)  # before it is passed over
                 name = wanted(member.name)
+                if name and member.size > MOST_BYTES:
+                    raise ValueError(f"{name} in it has {member.size:,} bytes")
                 content = archive.extractfile(member) if name and member.isfile() else None
                 if name and content:
                     yield name, bytearray(content.read())
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise damaged(source, error) from error
+
+
+_LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+
+
+class _Member(tarfile.TarInfo):
+    """A header of a tar; refuses to have its extensions, which tarfile reads as a whole, of any length."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _LONG and member.size > 1 << 16:
+            raise ValueError(f"a path or attribute in it has {member.size:,} bytes")
+        return member
 
 
 # A pax header may replace the name or the size of the member after it; the times in it do not matter here.
@@ -73,43 +93,96 @@ _PAX_MATTERS = re.compile(rb" (path|size|hdrcharset|GNU\.sparse[^=]*)=")
 
 
 def _places(file: "_Joined") -> tuple[list[str], list[tuple[int, int]]]:
-    """Names of the used members and where their contents are (start, size), by the headers of a plain tar."""
+    """Names of the used members and where their contents are (start, size), by the headers of a plain tar.
+
+    Raises:
+        UnusualTarError: see `_header`; a checksum that is wrong or signed; or an end before the last member's.
+        DataError: a member's path leaves the folder.
+    """
     names, places = [], []
-    buffer, position = Buffer(), 0
+    window, checksums = _Window(file), _Checksums()
+    position = 0
     try:
-        while any(header := bytes(buffer.fill(file, 512))):
+        while any(header := window.read(position, 512)):
+            checksums.add(header)
             path, kind, size = _header(header)
             start = position + 512
             position = start + -(-size // 512) * 512
+            if position > file.size:
+                raise UnusualTarError
             if kind == b"x":
-                if _PAX_MATTERS.search(buffer.fill(file, size)):
+                if _PAX_MATTERS.search(window.read(start, size)):
                     raise UnusualTarError
             elif name := wanted(path):
                 names.append(name)
                 places.append((start, size))
-            if position > file.size:
-                raise UnusualTarError
-            file.seek(position)
-    except EOFError:
+    except (EOFError, ValueError):
         raise UnusualTarError from None
+    checksums.check()
     return names, places
+
+
+class _Window:
+    """Reads small pieces of a file: a member's pax header, what it says and the member's own header come together."""
+
+    _SIZE = 2048
+
+    def __init__(self, file: "_Joined") -> None:
+        self._file, self._buffer = file, Buffer()
+        self._start, self._content = 0, b""
+
+    def read(self, start: int, size: int) -> bytes:
+        """`size` bytes from `start` on. Raises EOFError when there are fewer."""
+        place = start - self._start
+        if place < 0 or place + size > len(self._content):
+            self._file.seek(start)
+            self._content = bytes(self._buffer.fill(self._file, max(size, min(self._SIZE, self._file.size - start))))
+            self._start, place = start, 0
+        return self._content[place : place + size]
+
+
+class _Checksums:
+    """Checks the checksums of headers many at a time: one by one that takes 3 µs each."""
+
+    _MOST = 4096
+
+    def __init__(self) -> None:
+        self._headers: list[bytes] = []
+
+    def add(self, header: bytes) -> None:
+        self._headers.append(header)
+        if len(self._headers) == self._MOST:
+            self.check()
+
+    def check(self) -> None:
+        """Raises UnusualTarError when one is not the sum of its header's bytes, itself taken for spaces."""
+        headers = np.frombuffer(b"".join(self._headers), np.uint8).reshape(-1, 512)
+        sums = headers.sum(1, dtype=np.int64) - headers[:, _CHECKSUM].sum(1, dtype=np.int64) + 8 * ord(" ")
+        if sums.tolist() != [_octal(header[_CHECKSUM]) for header in self._headers]:
+            raise UnusualTarError
+        self._headers = []
+
+
+_CHECKSUM = slice(148, 156)
+
+
+def _octal(field: bytes) -> int:
+    try:
+        return int(field.rstrip(b" \0"), 8)
+    except ValueError:
+        raise UnusualTarError from None
 
 
 def _header(header: bytes) -> tuple[str, bytes, int]:
     """Path, kind and size of a member, by its header of 512 bytes.
 
     Raises:
-        UnusualTarError: a checksum that is wrong or signed, a link, a long path, a size beyond octal, and so on.
+        UnusualTarError: a link, a long path, a size beyond octal, and so on.
     """
-    try:
-        size, checksum = int(header[124:136].rstrip(b" \0"), 8), int(header[148:156].rstrip(b" \0"), 8)
-    except ValueError:
-        raise UnusualTarError from None
+    size = _octal(header[124:136])
     path, kind, long_path = header[:100].partition(b"\0")[0], header[156:157], header[345]
     folder = kind == b"5" or path.endswith(b"/")
     if kind not in (b"0", b"\0", b"5", b"x") or long_path or size < 0 or (folder and size):
-        raise UnusualTarError
-    if checksum != sum(header) - sum(header[148:156]) + 8 * ord(" "):
         raise UnusualTarError
     return path.decode("utf-8", "surrogateescape"), kind, size
 

@@ -24,14 +24,14 @@ class Averaging:
     sd: float
 
 
-def averaging_gain(by_fold: list[np.ndarray], accuracy: float) -> Averaging:
+def averaging_gain(by_fold: list[np.ndarray], mean: np.ndarray, accuracy: float) -> Averaging:
     """`by_fold` has the blended test logits (test utterances, speakers) of each fold's models, `accuracy` is theirs.
 
-    With one array, or models that always agree, there is nothing to gain.
+    `mean` has those that name the test: of these models, and of refits if there are any. Where all always
+    agree there is nothing to gain.
     """
     from scipy.optimize import brentq
 
-    mean: np.ndarray = np.stack(by_fold).mean(0, dtype=np.float32)
     picks = [logits.argmax(1) for logits in by_fold]
     rows = np.arange(len(mean))
 

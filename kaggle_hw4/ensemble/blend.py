@@ -64,6 +64,7 @@ class Ensemble:
                     "without": _known(compared.without[i]),
                     "error_correlation": _mean_of_others(compared.correlation, i),
                     "disagreement": _mean_of_others(compared.disagreement, i),
+                    "refit": member.refit is not None,
                     "made_from": member.made_from,
                     "parts": member.parts,
                 }
@@ -146,7 +147,8 @@ def make_ensemble(
 
     tick("blending the test")
     blended = blend_test(members, weights.full / temperatures.full, folds.k)
-    predicted = np.mean(blended, axis=0).argmax(1)
+    mean: np.ndarray = np.stack(blended).mean(0, dtype=np.float32)
+    predicted = mean.argmax(1)
     made_of = [weights.method, [[member.name, member.made_from] for member in members], given]
     prefix = members[0].name if len(members) == 1 else "ensemble"
     name = f"{prefix}-{content_hash(made_of)[:8]}"
@@ -161,7 +163,7 @@ def make_ensemble(
         comparison,
         honest.gain(estimates[0].right, estimate.right, speakers),
         honest.gain(single, estimate.right, speakers),
-        averaging_gain(blended, estimate.accuracy),
+        averaging_gain(blended[: folds.k], mean, estimate.accuracy),
         bool(method or given),
     )
     write_submission(made.file, store.test_ids, [store.speakers[i] for i in predicted])
@@ -209,13 +211,17 @@ def gather(workspace: Workspace, store: Store, folds: Folds, names: list[str], a
 def blend_test(members: list[Member], beta: np.ndarray, k: int) -> list[np.ndarray]:
     """Σ β_i z_i of the test for each fold's models: k arrays (test utterances, speakers) float32, whose mean names it.
 
+    One more where a member has a refit: of the refits, and of the others' means, which that does not change.
     A member from elsewhere has one array of test logits: it counts in every fold.
     """
-    blended = [np.zeros(members[0].test[0].shape, np.float32) for _ in range(k)]
+    refits = any(member.refit is not None for member in members)
+    blended = [np.zeros(members[0].test[0].shape, np.float32) for _ in range(k + refits)]
     for member, factor in zip(members, beta, strict=True):
         if factor:
-            for fold, total in enumerate(blended):
+            for fold, total in enumerate(blended[:k]):
                 total += member.test[fold % len(member.test)] * np.float32(factor)
+            if refits:
+                blended[k] += (member.mean_test() if member.refit is None else member.refit) * np.float32(factor)
     return blended
 
 

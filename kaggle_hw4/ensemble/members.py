@@ -10,7 +10,7 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.recipe import Variant
-from kaggle_hw4.runs import Job, Run, check_identity, identity, job_of
+from kaggle_hw4.runs import REFIT, Job, Run, check_identity, identity, job_of, run_at
 from kaggle_hw4.variants import SETS, variant
 from kaggle_hw4.workspace import Workspace, content_hash, file_hash, read_json
 
@@ -37,24 +37,28 @@ class Member:
 
     `oof[f]` has the train utterances held out in fold f, in the order of the index, each named by a
     model that has not seen it; the mean of the arrays of `test` (test utterances, speakers) names the
-    test. `parts` says which files these are, with their hashes; `made_from` is the hash of all of it.
+    test, with `refit`, those of the model trained on all labels, as one more. That one has no
+    cross-validation of its own: the weight and temperature of the folds' models are taken for it too.
+    `parts` says which files these are, with their hashes; `made_from` is the hash of all of it.
     """
 
     name: str
     oof: list[Logits]
     test: list[np.ndarray]
     parts: list[dict[str, Any]]
+    refit: np.ndarray | None = None
 
     @property
     def made_from(self) -> str:
         return content_hash([{k: v for k, v in part.items() if not k.endswith("file")} for part in self.parts])
 
     def mean_test(self) -> np.ndarray:
-        """Test logits (test utterances, speakers) float32, averaged over the folds."""
+        """Test logits (test utterances, speakers) float32, averaged over the models."""
+        arrays = [*self.test, *([] if self.refit is None else [self.refit])]
         total = np.zeros(self.test[0].shape, np.float64)
-        for logits in self.test:
+        for logits in arrays:
             total += logits
-        return (total / len(self.test)).astype(np.float32)
+        return (total / len(arrays)).astype(np.float32)
 
 
 def complete_members(workspace: Workspace, k: int) -> tuple[list[str], dict[str, list[int]]]:
@@ -109,9 +113,9 @@ def _train_command(workspace: Workspace, members: list[str]) -> str:
 
 @dataclass(frozen=True)
 class FoldOfMember:
-    """What a member's run on one fold holds: logits out of fold and of the test, its recipe, and what is recorded."""
+    """What a member's run on one fold, or its refit, holds: logits, its recipe, and what is recorded of it."""
 
-    oof: Logits
+    oof: Logits | None  # none of a refit
     test: np.ndarray
     recipe: Variant
     part: dict[str, Any]
@@ -119,30 +123,40 @@ class FoldOfMember:
 
 def load_fold(workspace: Workspace, store: Store, folds: Folds, name: str, fold: int) -> FoldOfMember:
     """Map a member's logits of one fold. Raises DataError: a run of other data or folds, or logits that are damaged."""
-    run = Run(workspace.runs / name / f"fold{fold}")
+    run = run_at(workspace, name, fold)
     again = f"Write it anew from the weights: kaggle-hw4 predict {name}"
     job, result = job_of(run), read_json(run.result, again)
     variant_name, _, seed = name.rpartition("-s")
     expected = identity(Job(variant_name, job.variant, int(seed), fold), store, folds)
     check_identity(run, expected)
-    train_ids = store.index["id"].iloc[folds.validation_rows(fold)]
-    speakers = len(store.speakers)
-    oof = Logits(_checked(run.oof, result.get("oof"), list(train_ids), speakers, again))
+    oof, speakers = None, len(store.speakers)
+    if fold != REFIT:
+        train_ids = store.index["id"].iloc[folds.validation_rows(fold)].tolist()
+        oof = Logits(_checked(run.oof, result.get("oof"), train_ids, speakers, again))
     test = _checked(run.test, result.get("test"), store.test_ids, speakers, again)
     part = {"fold": fold, "run": expected["hash"], "oof": result["oof"], "test": result["test"]}
     return FoldOfMember(oof, test, job.variant, part)
 
 
-def load_member(workspace: Workspace, store: Store, folds: Folds, name: str) -> Member:
-    """Map a member's logits of every fold.
+def load_member(workspace: Workspace, store: Store, folds: Folds, name: str, *, refit: bool = True) -> Member:
+    """Map a member's logits of every fold, and those of its refit when there is one and `refit`.
 
     Raises:
         DataError: what `load_fold` raises, or folds of different recipes.
     """
-    loaded = [load_fold(workspace, store, folds, name, fold) for fold in range(folds.k)]
+    numbers = list(range(folds.k))
+    if refit and run_at(workspace, name, REFIT).finished:
+        numbers.append(REFIT)
+    loaded = [load_fold(workspace, store, folds, name, number) for number in numbers]
     if any(fold.recipe != loaded[0].recipe for fold in loaded):
         raise DataError(f"the folds of {name} were trained with different recipes", "Train them anew with one.")
-    return Member(name, [fold.oof for fold in loaded], [fold.test for fold in loaded], [fold.part for fold in loaded])
+    return Member(
+        name,
+        [fold.oof for fold in loaded if fold.oof],
+        [fold.test for fold in loaded[: folds.k]],
+        [fold.part for fold in loaded],
+        loaded[-1].test if len(loaded) > folds.k else None,
+    )
 
 
 def added_member(store: Store, folds: Folds, name: str, oof: Path, test: Path) -> Member:

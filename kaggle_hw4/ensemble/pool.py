@@ -6,7 +6,6 @@ changes no probability: the log loss is then log Σ exp(Σ v_i d_i), its gradien
 pool, its Hessian the covariance; and rows that are named surely and rightly add nothing but small numbers.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from kaggle_hw4.ensemble.members import Logits, Member
+from kaggle_hw4.machine import usable_cores
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -152,8 +152,7 @@ def in_threads(work: Callable[[S], T], parts: Iterable[S], size: int) -> list[T]
     """`work` of every part, in order; on all cores when the parts have so many bytes (`size`) that it pays."""
     if size < _PIECE_BYTES:
         return list(map(work, parts))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores) as threads:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(usable_cores()) as threads:
         return list(threads.map(work, parts))
 
 

@@ -13,6 +13,7 @@ from kaggle_hw4.ensemble.pool import Pool
 from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import Folds
+from kaggle_hw4.runs import REFIT
 from kaggle_hw4.workspace import Workspace, read_json
 
 
@@ -24,7 +25,7 @@ class Blend:
     beta: np.ndarray
 
     def test(self, k: int) -> np.ndarray:
-        """Blended test logits (test utterances, speakers), averaged over the folds."""
+        """Blended test logits (test utterances, speakers), averaged over the models."""
         mean: np.ndarray = np.stack(blend_test(self.members, self.beta, k)).mean(0)
         return mean
 
@@ -58,7 +59,8 @@ def recorded_member(workspace: Workspace, store: Store, folds: Folds, recorded: 
     first = recorded["parts"][0]
     if "oof_file" in first:
         return added_member(store, folds, recorded["name"], Path(first["oof_file"]), Path(first["test_file"]))
-    return load_member(workspace, store, folds, recorded["name"])
+    refit = any(part["fold"] == REFIT for part in recorded["parts"])
+    return load_member(workspace, store, folds, recorded["name"], refit=refit)
 
 
 def recorded_blend(workspace: Workspace, store: Store, folds: Folds, record: dict[str, Any]) -> Blend:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby
+from statistics import fmean
 
 import torch
 
@@ -167,9 +168,13 @@ def _state(workspace: Workspace, job: Job, store: Store, folds: Folds) -> tuple[
 
 
 def job_seconds(job: Job, done: int, cost: Cost, store: Store, folds: Folds) -> float:
-    """One job's share of the steps and predictions still to come; a forward pass costs a third of a step."""
+    """One job's share of the steps and predictions still to come; a forward pass costs a third of a step.
+
+    A step of the last stage takes longer than those measured as its crops are longer.
+    """
     held_out = int(store.lengths[folds.validation_rows(job.fold)].sum())
     looks = sum(step > done for step in validation_steps(job.variant, held_out))
     predicted = (looks + 1) * held_out + int(store.lengths[store.test_rows].sum())
-    frames_per_step = job.variant.batch * mean_crop(job.variant)
-    return cost.step / cost.together * (job.variant.steps - done + predicted / frames_per_step / 3)
+    v, measured = job.variant, fmean(job.variant.crop_lengths)
+    steps = (v.steps - done) * mean_crop(v) / measured
+    return cost.step / cost.together * (steps + predicted / (v.batch * measured) / 3)

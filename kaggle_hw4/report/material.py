@@ -190,7 +190,8 @@ def _training(run: Run) -> Training:
         if result is not None:
             result = result | {"accuracy": float(result["accuracy"]), "utterances": int(result["utterances"])}
         curves = {
-            key: [(int(line["step"]), float(line[key])) for line in lines if key in line] for key in ("loss", "accuracy")
+            key: [(int(line["step"]), float(line[key])) for line in lines if key in line]
+            for key in ("loss", "accuracy")
         }
         return Training(run, job, (record["data"], record["folds"]), curves["loss"], curves["accuracy"], result)
     except (KeyError, TypeError, ValueError, OSError) as error:

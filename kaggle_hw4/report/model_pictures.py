@@ -6,10 +6,20 @@ import numpy as np
 
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.report.material import Material, Training
-from kaggle_hw4.report.svg import FRAMES_PER_SECOND, MUTED, PAPER, SEQUENTIAL, SERIES, bare, panels, scale_of, short, show_mels
+from kaggle_hw4.report.svg import (
+    FRAMES_PER_SECOND,
+    MUTED,
+    PAPER,
+    SEQUENTIAL,
+    SERIES,
+    bare,
+    panels,
+    scale_of,
+    short,
+    show_mels,
+)
 
 if TYPE_CHECKING:
-    import torch
     from matplotlib.figure import Figure
 
     from kaggle_hw4.models.classifier import SpeakerClassifier
@@ -25,7 +35,9 @@ def listening(material: Material, which: int) -> "tuple[Figure, str]":
     trainings = _one_of_each_variant(material)
     fold = trainings[0].job.fold
     row = _utterance(material, fold, which)
-    mels = np.asarray(material.store.frames[(start := material.store.offsets[row]) : start + material.store.lengths[row]])
+    mels = np.asarray(
+        material.store.frames[(start := material.store.offsets[row]) : start + material.store.lengths[row]]
+    )
     found = {}
     for training in trainings:
         material.tick(f"listening as {training.job.member}")

@@ -74,7 +74,7 @@ def named_by_blend(workspace: Workspace, store: Store, folds: Folds, record: dic
 def named_by_member(workspace: Workspace, store: Store, folds: Folds, name: str, finished: list[int]) -> Naming:
     """By a member, on its finished folds. Raises what `load_fold` raises."""
     rows = [folds.validation_rows(fold) for fold in finished]
-    logits = [load_fold(workspace, store, folds, name, fold).oof for fold in finished]
+    logits = [oof for fold in finished if (oof := load_fold(workspace, store, folds, name, fold).oof)]
     pool = Pool([logits], [store.labels[fold_rows] for fold_rows in rows], np.ones(1))
     by = name if len(finished) == folds.k else f"{name} on fold {', '.join(map(str, finished))}"
     return _naming(pool, np.concatenate(rows), [by], np.ones((1, 1)), None)

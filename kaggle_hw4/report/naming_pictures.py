@@ -33,7 +33,9 @@ def reliability(material: Material) -> "tuple[Figure, str]":
             if judged:
                 sure, right, _ = _binned(judged)
                 name = "the ensemble" if found.name == naming.by and len(sides[0]) > 1 else short(found.name)
-                panel.plot(100 * sure, 100 * right, color=colour, marker=marker, markersize=3.5, label=name, linewidth=1.2)
+                panel.plot(
+                    100 * sure, 100 * right, color=colour, marker=marker, markersize=3.5, label=name, linewidth=1.2
+                )
         if not any(side):
             panel.text(50, 50, "none fitted", ha="center", va="center", color=MUTED)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)

@@ -87,8 +87,7 @@ class Page:
             "pictures": [{"key": p.key, "title": p.title, "sentence": p.sentence} for p in pictures],
             "tables": [table.key for table in self.tables],
             "missing": [
-                {"cause": cause, "remedy": remedy, "without_it": what}
-                for (cause, remedy), what in self.missing.items()
+                {"cause": cause, "remedy": remedy, "without_it": what} for (cause, remedy), what in self.missing.items()
             ],
         }
 

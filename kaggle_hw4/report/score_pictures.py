@@ -58,7 +58,9 @@ def _leaderboard_sentence(material: Material, lines: list[SubmissionLine]) -> st
     best, baselines = lines[0], material.board.competition.baselines
     public = number(best.public)
     if public is None:
-        return "Nothing is scored yet; dotted lines are the course's, grey bars where 95 % of public scores should fall."
+        return (
+            "Nothing is scored yet; dotted lines are the course's, grey bars where 95 % of public scores should fall."
+        )
     passed = [name for name, score in baselines.items() if public >= score]
     verdict = f"passes the {passed[-1]} line" if passed else "passes none of the course's lines (dotted)"
     sentence = f"{best.name} scores {public:.5f} in public and {verdict}"
@@ -102,7 +104,9 @@ def weights(material: Material) -> "tuple[Figure, str]":
     better = [member["name"] for member in known if member["without"] > 0]
     if better:
         sentence += f" Each of {len(better)} of the {len(members)} members could be left out at no loss, in sample."
-    return figure, sentence + (f" The first {len(shown)} of {len(members)} are shown." if len(members) > len(shown) else "")
+    return figure, sentence + (
+        f" The first {len(shown)} of {len(members)} are shown." if len(members) > len(shown) else ""
+    )
 
 
 def error_correlation(material: Material) -> "tuple[Figure, str]":

@@ -146,7 +146,17 @@ def speaker_table(material: Material) -> Table:
         if len(wrong):
             others, found = np.unique(wrong, return_counts=True)
             taken_for, times = names[others[found.argmax()]], int(found.max())
-        rows.append([names[c], right / count, count, count - int(right), taken_for, times, float(np.median(lengths[mine])) / 100])
+        rows.append(
+            [
+                names[c],
+                right / count,
+                count,
+                count - int(right),
+                taken_for,
+                times,
+                float(np.median(lengths[mine])) / 100,
+            ]
+        )
     rows.sort(key=lambda row: (float(row[1] or 0), -float(row[3] or 0)))
     columns = [
         Column("speaker"),
@@ -157,7 +167,9 @@ def speaker_table(material: Material) -> Table:
         Column("times", _count),
         Column("median length, s", "{:.2f}".format),
     ]
-    return Table("speakers", "Speakers", f"Named out of fold by {naming.by}; worst first.", columns, rows, 1, falls=False)
+    return Table(
+        "speakers", "Speakers", f"Named out of fold by {naming.by}; worst first.", columns, rows, 1, falls=False
+    )
 
 
 @dataclass(frozen=True)

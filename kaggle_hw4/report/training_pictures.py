@@ -122,7 +122,9 @@ def fold_map(material: Material) -> "tuple[Figure, str]":
     if table.size <= _CELLS_WITH_TEXT:
         middle = (np.nanmin(table) + np.nanmax(table)) / 2
         for (row, fold), value in np.ndenumerate(table):
-            text, colour = ("–", INK) if np.isnan(value) else (f"{value:.1f}", "#000000" if value > middle else "#ffffff")
+            text, colour = (
+                ("–", INK) if np.isnan(value) else (f"{value:.1f}", "#000000" if value > middle else "#ffffff")
+            )
             axes.text(fold, row, text, ha="center", va="center", color=colour)
     scale_of(figure, axes, image, "accuracy, %")
     return figure, _fold_sentence(material, table, len(material.members) - len(members))
