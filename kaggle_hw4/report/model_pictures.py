@@ -41,7 +41,7 @@ def listening(material: Material, which: int) -> "tuple[Figure, str]":
     found = {}
     for training in trainings:
         material.tick(f"listening as {training.job.member}")
-        weights = _pooling_weights(_model(material, training), mels.astype(np.float32))
+        weights = pooling_weights(_model(material, training), mels.astype(np.float32))
         if weights is not None:
             found[training.job.name] = np.repeat(weights, training.job.variant.stride)[: len(mels)] * len(weights)
     if not found:
@@ -111,7 +111,7 @@ def _utterance(material: Material, fold: int, which: int) -> int:
     return int(near[np.sort(first)[which]])
 
 
-def _pooling_weights(model: "SpeakerClassifier", mels: np.ndarray) -> np.ndarray | None:
+def pooling_weights(model: "SpeakerClassifier", mels: np.ndarray) -> np.ndarray | None:
     """Weight of each pooled frame, summing to 1 (mean over heads or features); None where pooling has no attention."""
     import torch
 

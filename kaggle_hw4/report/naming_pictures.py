@@ -87,8 +87,8 @@ def accuracy_by_length(material: Material) -> "tuple[Figure, str]":
     axes.set_ylabel("named rightly, %")
     difference = 100 * (accuracy[-1] - accuracy[0])
     return figure, (
-        f"The shortest utterances (about {middles[0]:.1f} s) are named rightly in {100 * accuracy[0]:.1f} % of cases, the "
-        f"longest ({middles[-1]:.1f} s) in {100 * accuracy[-1]:.1f} %: {difference:+.1f} points. Dotted: all."
+        f"The shortest utterances (about {middles[0]:.1f} s) are named rightly in {100 * accuracy[0]:.1f} % of cases, "
+        f"the longest ({middles[-1]:.1f} s) in {100 * accuracy[-1]:.1f} %: {difference:+.1f} points. Dotted: all."
     )
 
 
@@ -113,8 +113,8 @@ def speaker_accuracy(material: Material) -> "tuple[Figure, str]":
         return figure, "Every speaker is always named rightly."
     tenth = max(1, len(order) // 10)
     return figure, (
-        f"The worst tenth of the speakers makes {100 * wrong[:tenth].sum() / wrong.sum():.0f} % of the errors; hardest is "
-        f"{worst} ({100 * shares[order[0]]:.0f} % named rightly). Never mistaken: {int((shares == 1).sum())}."
+        f"The worst tenth of the speakers makes {100 * wrong[:tenth].sum() / wrong.sum():.0f} % of the errors; hardest "
+        f"is {worst} ({100 * shares[order[0]]:.0f} % named rightly). Never mistaken: {int((shares == 1).sum())}."
     )
 
 

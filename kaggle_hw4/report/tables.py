@@ -25,7 +25,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` are in the order of the column `by` (its place), which `falls` or rises; the first column heads its row."""
+    """`rows` are in the order of the column `by` (its place), which `falls` or rises; the first column heads a row."""
 
     key: str
     title: str
@@ -91,8 +91,8 @@ def member_table(material: Material) -> Table:
         Column("s per fold", _count),
     ]
     caption = (
-        "CV: accuracy on whole utterances, each named by a model not trained on it. T: temperature, weight, and the change "
-        "of the ensemble without the member, where it is one of the ensemble's."
+        "CV: accuracy on whole utterances, each named by a model not trained on it. T: temperature, weight, and the "
+        "change of the ensemble without the member, where it is one of the ensemble's."
     )
     rows.sort(key=lambda row: -float(row[1] or 0))
     return Table("members", "Members", caption, columns, rows, 1)
