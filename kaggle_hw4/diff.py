@@ -17,7 +17,7 @@ from kaggle_hw4.ensemble.submission import recorded_name
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.runs import Run
-from kaggle_hw4.submission_file import read_submission
+from kaggle_hw4.submission_file import read_submission, submission_named
 from kaggle_hw4.workspace import Workspace
 
 _SHOWN = 10  # utterances
@@ -95,9 +95,8 @@ def _utterances(store: Store, a: Naming, b: Naming) -> list[dict[str, Any]]:
 
 
 def _naming(workspace: Workspace, store: Store, folds: Folds, name: str) -> Naming:
-    for path in (workspace.submissions / f"{name}.csv", workspace.submissions / name, Path(name)):
-        if path.is_file():
-            return _of_file(workspace, store, folds, path)
+    if path := submission_named(workspace, name):
+        return _of_file(workspace, store, folds, path)
     run = Run(workspace.runs / name)
     if run.finished:
         return _of_run(store, name, run)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kaggle_hw4.data.crops import Frames, length_buckets, random_crops
+from kaggle_hw4.data.crops import Utterances, length_buckets, random_crops
 from kaggle_hw4.models.layers import ATTENTION_PAIRS
 
 # Frames in one batch. On CPU what stays in the cache: against one utterance at a time with PyTorch's own layers
@@ -21,14 +21,14 @@ torch.backends.cudnn.allow_tf32 = False
 @torch.inference_mode()
 def predict(
     model: nn.Module,
-    frames: Frames,
+    frames: Utterances,
     rows: np.ndarray,
     tick: Callable[[], None] = lambda: None,
     *,
     crops: int = 0,
     crop: int = 0,
 ) -> np.ndarray:
-    """Logits (len(rows), speakers) float32 of the whole utterances at `rows` of the store, in that order.
+    """Logits (len(rows), speakers) float32 of the whole utterances at `rows`, in that order.
 
     With `crops`, where an utterance is longer than `crop` frames, the mean of these and of the mean
     over so many crops, spread evenly. `tick` is called after each batch. Where the memory does not
@@ -37,26 +37,26 @@ def predict(
     Raises:
         torch.OutOfMemoryError: not even one utterance fits.
     """
-    logits = _predict_pieces(model, frames, frames.store.offsets[rows], frames.store.lengths[rows], tick)
-    longer = np.flatnonzero(frames.store.lengths[rows] > crop)
+    logits = _predict_pieces(model, frames, frames.offsets[rows], frames.lengths[rows], tick)
+    longer = np.flatnonzero(frames.lengths[rows] > crop)
     if crops and len(longer):
         logits[longer] = (logits[longer] + _predict_spread(model, frames, rows[longer], tick, crops, crop)) / 2
     return logits
 
 
 def _predict_spread(
-    model: nn.Module, frames: Frames, rows: np.ndarray, tick: Callable[[], None], crops: int, crop: int
+    model: nn.Module, frames: Utterances, rows: np.ndarray, tick: Callable[[], None], crops: int, crop: int
 ) -> np.ndarray:
     """Mean logits of `crops` crops of each utterance, from its beginning to its end."""
     shares = np.linspace(0, 1, crops) if crops > 1 else np.array([0.5])
-    room = frames.store.lengths[rows] - crop
-    starts = (frames.store.offsets[rows][:, None] + shares * room[:, None]).astype(np.int64).ravel()
+    room = frames.lengths[rows] - crop
+    starts = (frames.offsets[rows][:, None] + shares * room[:, None]).astype(np.int64).ravel()
     logits = _predict_pieces(model, frames, starts, np.full(len(starts), crop), tick)
     return logits.reshape(len(rows), crops, -1).mean(1)
 
 
 def _predict_pieces(
-    model: nn.Module, frames: Frames, starts: np.ndarray, lengths: np.ndarray, tick: Callable[[], None]
+    model: nn.Module, frames: Utterances, starts: np.ndarray, lengths: np.ndarray, tick: Callable[[], None]
 ) -> np.ndarray:
     """Logits of the pieces of the store that begin at frame `starts` (n,) and are `lengths` (n,) frames long."""
     model.eval()
@@ -85,10 +85,10 @@ def _predict_pieces(
 
 @torch.inference_mode()
 def predict_crops(
-    model: nn.Module, frames: Frames, rows: np.ndarray, crop: int, tick: Callable[[], None] = lambda: None
+    model: nn.Module, frames: Utterances, rows: np.ndarray, crop: int, tick: Callable[[], None] = lambda: None
 ) -> np.ndarray:
     """Logits of one random crop of each utterance, the course's way of validating: for comparison only."""
-    starts, lengths = random_crops(frames.store, rows, crop, np.random.default_rng(0))
+    starts, lengths = random_crops(frames, rows, crop, np.random.default_rng(0))
     return _predict_pieces(model, frames, starts, lengths, tick)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from kaggle_hw4.competition import ID_COLUMN, LABEL_COLUMN
-from kaggle_hw4.errors import DataError
-from kaggle_hw4.workspace import read_whole
+from kaggle_hw4.errors import DataError, UsageError
+from kaggle_hw4.workspace import Workspace, read_whole
 
 _MOST_BYTES = 4 << 20
 _REMEDY = f"A submission has the header {ID_COLUMN},{LABEL_COLUMN} and one row per test utterance."
@@ -27,6 +27,20 @@ class SubmissionFile:
     path: Path
     content: bytes
     frame: pd.DataFrame
+
+
+def submission_named(workspace: Workspace, name: str) -> Path | None:
+    """The file that `name` stands for: a submission of the workspace, with or without its ending, or any file."""
+    places = (workspace.submissions / f"{name}.csv", workspace.submissions / name, Path(name))
+    return next((path for path in places if path.is_file()), None)
+
+
+def find_submission(workspace: Workspace, name: str) -> Path:
+    """As `submission_named`. Raises UsageError that lists what there is."""
+    if path := submission_named(workspace, name):
+        return path
+    there = ", ".join(sorted(path.stem for path in workspace.submissions.glob("*.csv"))) or "none yet"
+    raise UsageError(f"no submission {name!r} in {workspace.submissions}, and no such file", f"There are: {there}.")
 
 
 def read_submission(path: Path, test_ids: Sequence[str], speakers: Sequence[str]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from kaggle_hw4.doctor import Finding
+    from kaggle_hw4.identification import Identification
     from kaggle_hw4.jobs.plan import Plan
 
 
@@ -67,6 +68,15 @@ def score_line(row: Row, edition: Competition) -> str:
     passed = [name for name, line in edition.baselines.items() if float(row.public) >= line]
     verdict = f"; passes the {passed[-1]} line" if passed else "; below the simple line" if edition.baselines else ""
     return f"{row.name}: public {row.public}, private {row.private or 'not shown'}{verdict}"
+
+
+def identification_table(found: "list[Identification]") -> Table:
+    table = table_of("file", "sound", "speaker", "probability", right=("sound", "probability"))
+    for one in found:
+        for i, candidate in enumerate(one.candidates):
+            shown = ("", "") if i else (str(one.file), f"{one.seconds:.1f} s")
+            table.add_row(*shown, candidate.speaker, f"{candidate.probability:.3f}")
+    return table
 
 
 def findings_table(findings: "list[Finding]") -> Table:

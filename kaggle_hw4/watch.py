@@ -86,7 +86,8 @@ class Watch:
             state, why = "finished", ""
         else:
             state, why = _state(progress, record.steps, written, _at_work(run, locked, progress.host))
-        notes = [why, *odd, "log.jsonl is damaged" if progress.damaged else ""]
+        notes = [note.replace(f"{run.folder}{os.sep}", "") for note in (why, *odd)]  # the name says where
+        notes.append("log.jsonl is damaged" if progress.damaged else "")
         if data and record and record.data != data:
             notes.append("made from other data than the workspace's")
         return JobStatus(

@@ -25,6 +25,9 @@ class Workspace:
 
     root: Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))  # a notebook gives a string
+
     @property
     def data(self) -> Path:
         return self.root / "data"
@@ -44,6 +47,10 @@ class Workspace:
     @property
     def submissions(self) -> Path:
         return self.root / "submissions"
+
+    @property
+    def predictor(self) -> Path:
+        return self.root / "predictor.safetensors"
 
     @property
     def ledger(self) -> Path:

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from kaggle_hw4.errors import DataError, UsageError
-from kaggle_hw4.rehearsal import frontend
 from kaggle_hw4.rehearsal.make import make
 from kaggle_hw4.rehearsal.voices import SAMPLE_RATE, draw_speaker, utterance
 
@@ -198,45 +197,3 @@ def test_speakers_differ_more_than_utterances_of_one_speaker():
         pitches.append([np.log2(pitch_of(utterance(speaker, child))) for child in rng.spawn(3)])
     between, within = 3 * np.var(np.mean(pitches, 1), ddof=1), np.mean(np.var(pitches, 1, ddof=1))
     assert between > 8 * within  # a ratio of 1 is expected of utterances that share nothing
-
-
-def tone(seconds: float, amplitude: float = 0.5) -> np.ndarray:
-    time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
-    return (amplitude * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
-
-
-def test_front_end_counts_hops_and_ignores_the_level():
-    mel = frontend.log_mel(tone(1.0))
-    assert mel.shape == (101, 40)
-    assert mel.dtype == torch.float32
-    torch.testing.assert_close(frontend.log_mel(tone(1.0, 0.05)), mel, atol=1e-2, rtol=0)
-
-
-def test_front_end_floor_is_log_1e_9():
-    """0.1 s of digital silence stays within speech, and reads as the smallest value there is."""
-    mel = frontend.log_mel(np.concatenate([tone(0.5), np.zeros(1600, np.float32), tone(0.5)]))
-    assert mel.min() == LOG_FLOOR
-    assert mel[54:57].max() == LOG_FLOOR
-
-
-def test_front_end_finds_the_tone_in_its_band():
-    # 40 mel bands between 50 and 8,000 Hz: 440 Hz is 549.6 mel, nearest to the centre of the 7th.
-    assert frontend.log_mel(tone(0.5))[10:-10].mean(0).argmax() == 6
-
-
-def test_peak_is_minus_3_db():
-    assert np.abs(frontend.normalise(tone(0.1, 0.02))).max() == pytest.approx(0.7079, abs=1e-4)
-
-
-def test_silence_is_removed_at_the_start_and_shortened_elsewhere():
-    silence = np.zeros(SAMPLE_RATE, np.float32)
-    kept = frontend.remove_silence(np.concatenate([silence, tone(0.5), silence, tone(0.5), silence]))
-    assert len(kept) / SAMPLE_RATE == pytest.approx(0.5 + 0.1 + 0.5 + 0.1, abs=0.06)
-    assert np.abs(kept[:400]).max() > 0.1
-    assert len(frontend.remove_silence(tone(2.0))) == 2 * SAMPLE_RATE
-
-
-@pytest.mark.parametrize("wave", [np.zeros(16_000), np.zeros(0), tone(0.02)], ids=["zeros", "empty", "20 ms"])
-def test_front_end_refuses_what_holds_no_sound(wave):
-    with pytest.raises(DataError):
-        frontend.log_mel(wave)

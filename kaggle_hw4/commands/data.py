@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from kaggle_hw4.commands.common import MAX_SEED, Json, emit, next_command, open_split
-from kaggle_hw4.competition import DEFAULT_SLUG, competition
+from kaggle_hw4 import verbs
+from kaggle_hw4.commands.common import MAX_SEED, Json, emit, next_command
+from kaggle_hw4.competition import DEFAULT_SLUG
 from kaggle_hw4.workspace import Workspace
 
 
@@ -23,9 +24,7 @@ def data(
     as_json: Json = False,
 ) -> None:
     """Download the competition through the official client, verify it and pack it."""
-    from kaggle_hw4.data.obtain import obtain
-
-    store = obtain(ctx.obj, None if slug is None else competition(slug).slug, source, dtype)
+    store = verbs.get_data(ctx.obj, source, slug=slug, dtype=dtype)
     facts = {
         "competition": store.competition,
         "speakers": len(store.speakers),
@@ -49,13 +48,9 @@ def data(
 
 def check(ctx: typer.Context, as_json: Json = False) -> None:
     """Show what in the data will hurt: drift, twins, odd speakers, and what each does to the score."""
-    from kaggle_hw4.check import check_data
     from kaggle_hw4.score_views import check_table
-    from kaggle_hw4.terminal import stage
 
-    store, split = open_split(ctx.obj)
-    with stage() as tick:
-        findings = check_data(ctx.obj, store, split, tick)
+    findings = verbs.check(ctx.obj)
     emit(as_json, [vars(finding) for finding in findings], lambda: check_table(findings))
 
 
@@ -66,11 +61,8 @@ def folds(
     as_json: Json = False,
 ) -> None:
     """Make the speaker-stratified split, once; show it when it is there."""
-    from kaggle_hw4.data.store import open_store
-    from kaggle_hw4.folds import make_folds
-
     workspace: Workspace = ctx.obj
-    split = make_folds(open_store(workspace.store), workspace.folds_file, k=k, seed=seed)
+    _, split = verbs.open_split(workspace, k=k, seed=seed)
     sizes = [len(split.validation_rows(fold)) for fold in range(split.k)]
     facts = {"k": split.k, "seed": split.seed, "sizes": sizes, "hash": split.hash, "file": str(workspace.folds_file)}
     emit(as_json, facts, lambda: f"{split.k} folds of {', '.join(map(str, sizes))} utterances: {facts['file']}")

@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from kaggle_hw4.commands.common import Json, edition_of, emit
+from kaggle_hw4 import verbs
+from kaggle_hw4.commands.common import Json, emit
 from kaggle_hw4.errors import DataError
 
 
@@ -17,7 +18,7 @@ def doctor(
     from kaggle_hw4.doctor import examine
     from kaggle_hw4.views import findings_table
 
-    findings = examine(edition_of(ctx.obj).slug, ctx.obj, online=online)
+    findings = examine(verbs.edition_of(ctx.obj).slug, ctx.obj, online=online)
     emit(as_json, [vars(finding) for finding in findings], lambda: findings_table(findings))
     if not all(finding.ok for finding in findings):
         raise typer.Exit(DataError.exit_code)

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from kaggle_hw4.commands.common import Json, Names, edition_of, emit, next_command, open_split
-from kaggle_hw4.competition import competition
-from kaggle_hw4.errors import DataError, UsageError
+from kaggle_hw4 import verbs
+from kaggle_hw4.commands.common import Json, Names, emit, next_command
+from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import Workspace
 
 
@@ -34,14 +34,10 @@ def ensemble(
     as_json: Json = False,
 ) -> None:
     """Blend members, say what the blend is honestly worth, and write submissions/<name>.csv."""
-    from kaggle_hw4.ensemble.blend import make_ensemble
     from kaggle_hw4.score_views import ensemble_table
-    from kaggle_hw4.terminal import stage
 
     added = [(name, Path(oof), Path(test)) for name, oof, test in add or []]
-    store, split = open_split(ctx.obj)
-    with stage() as tick:
-        made = make_ensemble(ctx.obj, store, split, names or [], method=method, by_hand=weights, added=added, tick=tick)
+    made = verbs.blend(ctx.obj, names or [], method=method, weights=weights, added=added)
     emit(as_json, made.summary(), lambda: ensemble_table(made))
     next_command(ctx, f"submit {made.name}")
 
@@ -58,40 +54,22 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Send a submission to Kaggle at most once, wait for its score and record it."""
-    from kaggle_hw4 import submit as submission
-    from kaggle_hw4.data.store import open_store
-    from kaggle_hw4.ensemble.blend import make_ensemble
-    from kaggle_hw4.ensemble.submission import recorded_name
     from kaggle_hw4.score_views import ensemble_table
-    from kaggle_hw4.terminal import say, stage, stderr
+    from kaggle_hw4.submission_file import find_submission
+    from kaggle_hw4.terminal import stderr
     from kaggle_hw4.views import score_line
 
     workspace: Workspace = ctx.obj
     if name is None:
-        with stage() as tick:
-            made = make_ensemble(workspace, *open_split(workspace), [], tick=tick)
+        made = verbs.blend(workspace)
         stderr.print(ensemble_table(made))
-        file = made.file
-    else:
-        file = _submission_file(workspace, name)
-    store = open_store(workspace.store)
-    row = submission.submit(
-        store.competition,
-        workspace,
-        file,
-        test_ids=store.test_ids,
-        speakers=store.speakers,
-        report=say,
-        ensemble=recorded_name(workspace, file),
-        wait=wait,
-        timeout=timeout,
-        dry_run=dry_run,
-        force=force,
-    )
+        name = made.name
+    row = verbs.send(workspace, name, wait=wait, timeout=timeout, dry_run=dry_run, force=force)
     if row is None:
+        file = find_submission(workspace, name)
         emit(as_json, {"file": str(file), "valid": True, "sent": False}, lambda: f"{file}: valid, not sent")
         return
-    emit(as_json, vars(row), lambda: score_line(row, competition(store.competition)))
+    emit(as_json, vars(row), lambda: score_line(row, verbs.edition_of(workspace)))
     next_command(ctx, "board" if row.public else "board --sync")
 
 
@@ -105,20 +83,9 @@ def board(
     as_json: Json = False,
 ) -> None:
     """Show cross-validation and leaderboard side by side, and where the public score was to be expected."""
-    from kaggle_hw4.board import read_board
     from kaggle_hw4.board_views import board_csv, board_picture, board_tables
 
-    workspace: Workspace = ctx.obj
-    edition = edition_of(workspace)
-    slots = None
-    if sync:
-        from kaggle_hw4.standing import look_up_standing
-        from kaggle_hw4.submit import sync as sync_ledger
-        from kaggle_hw4.terminal import say
-
-        say(f"{len(sync_ledger(edition.slug, workspace))} submissions are new or changed")
-        slots = look_up_standing(edition.slug, workspace)
-    content = read_board(workspace, edition, slots)
+    content = verbs.get_board(ctx.obj, sync=sync)
     if picture:
         board_picture(content, picture)
     if as_csv:
@@ -134,10 +101,9 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Show how two submissions differ, and whether a score could tell them apart."""
-    from kaggle_hw4.diff import compare_namings
     from kaggle_hw4.score_views import difference_text
 
-    report = compare_namings(ctx.obj, *open_split(ctx.obj), a, b)
+    report = verbs.diff(ctx.obj, a, b)
     emit(as_json, report.as_json(), lambda: difference_text(report))
 
 
@@ -150,21 +116,9 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show where a score comes from: file, weights, logits, checkpoints, variants, folds, data and code."""
-    from kaggle_hw4.explain import explain as explain_chain
     from kaggle_hw4.score_views import chain_table
-    from kaggle_hw4.terminal import stage
 
-    workspace: Workspace = ctx.obj
-    with stage() as tick:
-        chain = explain_chain(workspace, edition_of(workspace).slug, name, verify, tick)
+    chain = verbs.explain(ctx.obj, name, verify=verify)
     emit(as_json, chain.as_json(), lambda: chain_table(chain))
     if chain.broken:
         raise DataError(f"the first link that does not match is {chain.broken.link}: {chain.broken.found}")
-
-
-def _submission_file(workspace: Workspace, name: str) -> Path:
-    for candidate in (workspace.submissions / f"{name}.csv", workspace.submissions / name, Path(name)):
-        if candidate.is_file():
-            return candidate
-    there = ", ".join(sorted(path.stem for path in workspace.submissions.glob("*.csv"))) or "none yet"
-    raise UsageError(f"no submission {name!r} in {workspace.submissions}, and no such file", f"There are: {there}.")

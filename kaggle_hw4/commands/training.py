@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from kaggle_hw4.commands.common import MAX_SEED, Device, Json, Names, emit, next_command, open_split
-from kaggle_hw4.workspace import Workspace
+from kaggle_hw4 import verbs
+from kaggle_hw4.commands.common import MAX_SEED, Device, Json, Names, emit, next_command
 
 
 class Engines(StrEnum):
@@ -60,68 +60,27 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
     """Train variants on folds and write out-of-fold and test logits; finished work is skipped."""
-    import time
-    from contextlib import closing
-
-    from kaggle_hw4.jobs.command import open_engine, plan_training
-    from kaggle_hw4.jobs.engine import run_plan
-    from kaggle_hw4.jobs.work import Options
-    from kaggle_hw4.terminal import say
-    from kaggle_hw4.training.logs import check_logs
-    from kaggle_hw4.training.session import announce
-    from kaggle_hw4.views import plan_lines
-
-    began = time.monotonic()
-    check_logs(log or [])
-    store, split = open_split(ctx.obj)
-    chosen = open_engine(
+    verbs.train(
         ctx.obj,
-        store,
-        split,
-        engine=engine,
-        address=address,
+        variant or ["default"],
+        folds=fold,
+        seeds=seed,
+        steps=steps,
+        budget=budget,
+        refit=refit,
         device=device,
         workers=workers,
-        options=Options(deterministic, tuple(log or ())),
+        engine=engine,
+        address=address,
+        deterministic=deterministic,
+        logs=log or [],
+        dry_run=dry_run,
     )
-    with closing(chosen):
-        plan, seconds = plan_training(
-            ctx.obj,
-            store,
-            split,
-            names=variant or ["default"],
-            fold=fold,
-            seeds=seed,
-            steps=steps,
-            budget=budget,
-            refit=refit,
-            engine=chosen,
-        )
-        say(plan_lines(plan, chosen.device))
-        if dry_run:
-            return
-        if plan.open:
-            announce(ctx.obj, [planned.job for planned in plan.open], store, split)
-            run_plan(ctx.obj, plan, chosen, None if seconds is None else began + seconds)
-    next_command(ctx, "submit" if fold == "all" else "train --fold all")
+    if not dry_run:
+        next_command(ctx, "submit" if fold == "all" else "train --fold all")
 
 
 def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") -> None:
     """Write the logits of trained models again, from their weights."""
-    from kaggle_hw4.ensemble.members import choose_members
-    from kaggle_hw4.jobs.plan import choose_device
-    from kaggle_hw4.runs import REFIT, job_of, run_at
-    from kaggle_hw4.terminal import progress_bar
-    from kaggle_hw4.training.artefacts import predict_again
-
-    workspace: Workspace = ctx.obj
-    store, split = open_split(workspace)
-    target = choose_device(device)
-    members = choose_members(workspace, split.k, names or [])
-    runs = [run_at(workspace, member, number) for member in members for number in range(split.k)]
-    runs += [run for run in (run_at(workspace, member, REFIT) for member in members) if run.finished]
-    with progress_bar("predicting") as update:
-        for done, run in enumerate(runs):
-            predict_again(workspace, job_of(run), store, split, target)
-            update(done + 1, len(runs))
+    verbs.predict(ctx.obj, names or [], device=device)
     next_command(ctx, "ensemble")

@@ -10,16 +10,16 @@ from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.data.store import Store
 
 
-class Frames:
-    """The frames of a store, where batches are gathered: mapped on CPU, resident on a GPU."""
+class Utterances:
+    """Frames (frames, 40) of utterances at `offsets` and of `lengths` in them, where batches are gathered."""
 
-    def __init__(self, store: Store, device: torch.device) -> None:
-        self.store = store
+    def __init__(self, frames: np.ndarray, offsets: np.ndarray, lengths: np.ndarray, device: torch.device) -> None:
+        self.offsets, self.lengths = offsets, lengths
         self.device = device
-        self._frames = torch.from_numpy(store.frames).to(device)
+        self._frames = torch.from_numpy(frames).to(device)
 
     def gather(self, starts: Tensor, lengths: Tensor, longest: int, *, start_over: bool = False) -> Tensor:
-        """Pieces of the store: `lengths` (…) frames from frame `starts` (…) on, both on the device.
+        """Pieces: `lengths` (…) frames from frame `starts` (…) on, both on the device.
 
         Returns log-mels (…, longest, 40) float32. Beyond its length a piece repeats its last frame,
         which models must mask; or it starts over, as often as it takes.
@@ -31,18 +31,28 @@ class Frames:
         return self._frames.index_select(0, places).float().view(*starts.shape, longest, N_MELS)
 
     def pieces(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        """`lengths` frames from frame `starts` of the store on; lengths None when all are equal."""
+        """`lengths` frames from frame `starts` on; lengths None when all are equal."""
         longest = int(lengths.max())
         on_device = torch.from_numpy(lengths).to(self.device)
         x = self.gather(torch.from_numpy(starts).to(self.device), on_device, longest)
         return x, None if int(lengths.min()) == longest else on_device
 
 
-def random_crops(store: Store, rows: np.ndarray, crop: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+class Frames(Utterances):
+    """The utterances of a store: mapped on CPU, resident on a GPU."""
+
+    def __init__(self, store: Store, device: torch.device) -> None:
+        super().__init__(store.frames, store.offsets, store.lengths, device)
+        self.store = store
+
+
+def random_crops(
+    utterances: Utterances, rows: np.ndarray, crop: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Where a crop of `crop` frames of each utterance at `rows` begins, and its length: shorter ones are whole."""
-    lengths = store.lengths[rows]
+    lengths = utterances.lengths[rows]
     starts = rng.integers(0, np.maximum(lengths - crop, 0), endpoint=True)
-    return store.offsets[rows] + starts, np.minimum(lengths, crop)
+    return utterances.offsets[rows] + starts, np.minimum(lengths, crop)
 
 
 class Batches(NamedTuple):

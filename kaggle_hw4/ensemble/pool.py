@@ -6,7 +6,6 @@ changes no probability: the log loss is then log Σ exp(Σ v_i d_i), its gradien
 pool, its Hessian the covariance; and rows that are named surely and rightly add nothing but small numbers.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from kaggle_hw4.ensemble.members import Logits, Member
+from kaggle_hw4.machine import usable_cores
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -95,13 +95,30 @@ class Pool:
             return self.only(used.tolist()).score(weights[:, used], folds)
 
         def of(piece: Piece) -> tuple[np.ndarray, np.ndarray]:
-            margins = self.margins(piece)
-            members, rows, speakers = margins.shape
-            blended = (weights.astype(np.float32) @ margins.reshape(members, -1)).reshape(-1, rows, speakers)
+            blended = self._blended(weights, piece)
             return blended.argmax(2).astype(np.int32), _softmax(blended)
 
         found = self._through(of, folds, pools=len(weights))
         return np.concatenate([f[0] for f in found], axis=1), np.concatenate([f[1] for f in found], axis=1)
+
+    def name(self, weights: np.ndarray, folds: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """What pools with `weights` (pools, members) say: the speaker named and its probability, each (pools, rows)."""
+
+        def of(piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+            blended = self._blended(weights, piece)
+            picks = blended.argmax(2).astype(np.int32)
+            _softmax(blended)
+            return picks, blended.max(2)
+
+        found = self._through(of, folds, pools=len(weights))
+        return np.concatenate([f[0] for f in found], axis=1), np.concatenate([f[1] for f in found], axis=1)
+
+    def _blended(self, weights: np.ndarray, piece: Piece) -> np.ndarray:
+        """Blended margins (pools, rows, speakers) of pools with `weights` (pools, members)."""
+        margins = self.margins(piece)
+        members, rows, speakers = margins.shape
+        blended: np.ndarray = weights.astype(np.float32) @ margins.reshape(members, -1)
+        return blended.reshape(-1, rows, speakers)
 
     def pieces(self, folds: list[int], stride: int = 1, pools: int = 0) -> Iterator[Piece]:
         """The rows of these folds, so many at a time that margins (and blends of so many `pools`) stay small."""
@@ -135,8 +152,7 @@ def in_threads(work: Callable[[S], T], parts: Iterable[S], size: int) -> list[T]
     """`work` of every part, in order; on all cores when the parts have so many bytes (`size`) that it pays."""
     if size < _PIECE_BYTES:
         return list(map(work, parts))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(cores) as threads:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(usable_cores()) as threads:
         return list(threads.map(work, parts))
 
 

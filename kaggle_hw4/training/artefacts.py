@@ -69,10 +69,7 @@ def predict_again(workspace: Workspace, job: Job, store: Store, folds: Folds, de
     again = f"Delete {run.folder} and train it again."
     if not run.finished:
         raise DataError(f"{job} is not trained to its end", f"Run `kaggle-hw4 train --variant {job.name}` first.")
-    expected = identity(job, store, folds)
-    check_identity(run, expected)
-    result = read_json(run.result, again)
-    model = _trained(run, job, len(store.speakers), result, expected, again)
+    model, result = trained_model(workspace, job, store, folds), read_json(run.result, again)
     kept = ("steps", "train_seconds", "together", "precision", "hardware", "torch", "code", "weights")
     training = {key: result[key] for key in kept if key in result}
     with locked(run, lambda: False):
@@ -84,9 +81,7 @@ def spot_check(workspace: Workspace, job: Job, store: Store, folds: Folds, rows:
 
     The largest difference, as a share of the largest logit. Raises what `predict_again` raises.
     """
-    run, again = run_of(workspace, job), "Train it again."
-    expected = identity(job, store, folds)
-    model = _trained(run, job, len(store.speakers), read_json(run.result, again), expected, again)
+    run, model = run_of(workspace, job), trained_model(workspace, job, store, folds)
     shortest = np.argsort(store.lengths[store.test_rows], kind="stable")[:rows]
     v, frames = job.variant, Frames(store, torch.device("cpu"))
     found = predict(model, frames, store.test_rows[shortest], crops=v.test_crops, crop=v.longest_crop)
@@ -94,11 +89,17 @@ def spot_check(workspace: Workspace, job: Job, store: Store, folds: Folds, rows:
     return float(np.abs(found - recorded).max() / max(np.abs(recorded).max(), 1e-6))
 
 
-def _trained(
-    run: Run, job: Job, speakers: int, result: dict[str, Any], expected: dict[str, Any], again: str
-) -> SpeakerClassifier:
-    """The model of a finished job. Raises DataError when its weights are damaged, or another model's."""
-    model = SpeakerClassifier(job.variant, speakers)
+def trained_model(workspace: Workspace, job: Job, store: Store, folds: Folds) -> SpeakerClassifier:
+    """The model of a finished job, on CPU.
+
+    Raises:
+        DataError: the job was made from something else, or its weights are damaged, or another model's.
+    """
+    run = run_of(workspace, job)
+    again = f"Delete {run.folder} and train it again."
+    expected, result = identity(job, store, folds), read_json(run.result, again)
+    check_identity(run, expected)
+    model = SpeakerClassifier(job.variant, len(store.speakers))
     try:
         if file_hash(run.weights) != result["weights"]:
             raise DataError(f"{run.weights} is not the file that was written: its checksum differs", again)
