@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,11 @@ def check_command(words: list[str], where: str) -> None:
         alone = typer.Typer()
         alone.command()(importlib.import_module(name).main)
         check_options(typer.main.get_command(alone), rest[2:], where)
+    elif program == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert set(re.findall(r"kaggle-hw4\[(\w+)\]", " ".join(rest))) <= extras.keys(), where
     else:
-        assert program in ("export", "python"), f"{where}: nobody checks {program!r}"
+        assert program in ("export", "python", "ray"), f"{where}: nobody checks {program!r}"
 
 
 def check_options(command: Any, words: list[str], where: str) -> None:
