@@ -43,12 +43,12 @@ from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.rehearsal.scoring import Answers, Rehearsal
 from kaggle_hw4.rehearsal.server import build_app
-from kaggle_hw4.runs import Job, Run, identity, job_of
+from kaggle_hw4.runs import Job, Run, claim, identity, job_of, run_of
 from kaggle_hw4.submission_file import load_submission
-from kaggle_hw4.training.artefacts import _trained as trained
+from kaggle_hw4.training.artefacts import trained_model
 from kaggle_hw4.training.trainer import load_checkpoint, save_checkpoint
 from kaggle_hw4.variants import variant
-from kaggle_hw4.workspace import file_hash
+from kaggle_hw4.workspace import file_hash, write_json
 
 _MEMORY = Path("/dev/shm")  # where there is one: packing waits for the disk
 SCRATCH = Path(tempfile.mkdtemp(prefix="kaggle-hw4-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None))
@@ -281,23 +281,25 @@ def _read_record(content: bytes) -> None:
 
 
 @cache
-def _small() -> Any:
-    """A job whose model is small, and what its weights were made from."""
-    b = bench()
-    job = Job("sample", replace(variant("sample"), layers=1, d_model=8, heads=1, feedforward=8), 0, 0)
-    return job, identity(job, b.store, b.folds)
+def _small() -> Job:
+    """A job whose model is small."""
+    return Job("sample", replace(variant("sample"), layers=1, d_model=8, heads=1, feedforward=8), 7, 0)
 
 
 def _weights_seeds() -> list[bytes]:
-    job, made_from = _small()
-    return [save(SpeakerClassifier(job.variant, 4).state_dict(), {"run": json.dumps(made_from)})]
+    b, job = bench(), _small()
+    run = run_of(b.workspace, job)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    claim(run, identity(job, b.store, b.folds))
+    made_from = {"run": json.dumps(identity(job, b.store, b.folds))}
+    return [save(SpeakerClassifier(job.variant, 4).state_dict(), made_from)]
 
 
 def _read_weights(content: bytes) -> None:
-    job, made_from = _small()
-    run = Run(SCRATCH)
+    b, run = bench(), run_of(bench().workspace, _small())
     run.weights.write_bytes(content)
-    trained(run, job, 4, {"weights": file_hash(run.weights)}, made_from, "")
+    write_json(run.result, {"weights": file_hash(run.weights)})
+    trained_model(b.workspace, _small(), b.store, b.folds)
 
 
 def _folds_seeds() -> list[bytes]:
