@@ -30,7 +30,16 @@ RUN, SHOWN = ["sh", "python"], ["text", "console", "json", "csv"]
 
 RUNNING = [page for page in pages() if any(b.language in RUN and not b.not_run for b in blocks(page))]
 NOT_RUN = [block for page in pages() for block in blocks(page) if block.not_run]
-COPIED = ("kaggle_hw4", "benchmarks", "docs", "Makefile", "pyproject.toml", "constraints.txt", "README.md")
+COPIED = (
+    "kaggle_hw4",
+    "benchmarks",
+    "docs",
+    "Makefile",
+    "pyproject.toml",
+    "constraints.txt",
+    "constraints-client.txt",
+    "README.md",
+)
 
 
 @pytest.fixture
