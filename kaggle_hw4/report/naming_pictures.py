@@ -125,7 +125,7 @@ def confusions(material: Material) -> "tuple[Figure, str]":
     places = np.arange(len(pairs))
     there, back = ([pair[key] for pair in pairs] for key in ("a_as_b", "b_as_a"))
     axes.barh(places, there, 0.62, color=SERIES[0], label="first named as second")
-    axes.barh(places, back, 0.62, left=there, color=SERIES[1], hatch="////", label="second named as first")
+    axes.barh(places, back, 0.62, left=there, color=SERIES[1], label="second named as first")
     axes.set_yticks(places, [f"{short(pair['a'], 14)} · {short(pair['b'], 14)}" for pair in pairs], color=INK)
     axes.invert_yaxis()
     axes.grid(axis="x")

@@ -44,7 +44,6 @@ STYLE: dict[str, Any] = {
     "font.size": _TEXT,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
-    "hatch.color": FAINT,
     "legend.fontsize": _TEXT,
     "legend.frameon": False,
     "lines.linewidth": 1.6,

@@ -117,7 +117,7 @@ def test_dark_and_light_are_those_of_the_system(browser: Browser, report: Path) 
         read = "getComputedStyle(document.body)"
         page, ink = (seen.eval(f"{read}.{what}.match(/\\d+/g).map(Number)") for what in ("backgroundColor", "color"))
         levels[dark] = float(np.mean(page)), float(np.mean(ink))
-        card = seen.pixels("figure svg")[0, 0].mean()
+        card = seen.pixels("#picture-leaderboard svg")[0, 0].mean()
         assert abs(card - levels[dark][0]) < 40
         seen.page.close()
     assert levels[False][0] > 200 > 80 > levels[False][1]
