@@ -117,18 +117,18 @@ def train(
 ) -> list[Trained]:
     """Train variants or sets of them on folds, and write their out-of-fold and test logits; gives what is finished.
 
-    `folds` to hold out: `all`, or numbers as in `0,3`. `seeds`: default 0. `steps` of the optimiser: default each
-    variant's own. `budget` as in `50m` plans variants, seeds and steps for a time. `refit` trains on all labels what
-is trained on every fold. `workers` are processes: default one per core on CPU, one per GPU. `engine` is
-    `local` or `ray`, with the `address` of a cluster (default: one of its own here). `deterministic` asks for PyTorch's
-    deterministic algorithms on a GPU. `logs` beside log.jsonl: `tensorboard`. The plan is told on stderr, and with
-    `dry_run` that is all. Workers are spawned: a script calls this under `if __name__ == "__main__"`.
+        `folds` to hold out: `all`, or numbers as in `0,3`. `seeds`: default 0. `steps` of the optimiser: default each
+        variant's own. `budget` as in `50m` plans variants, seeds and steps for a time. `refit` trains on all labels what
+    is trained on every fold. `workers` are processes: default one per core on CPU, one per GPU. `engine` is
+        `local` or `ray`, with the `address` of a cluster (default: one of its own here). `deterministic` asks for PyTorch's
+        deterministic algorithms on a GPU. `logs` beside log.jsonl: `tensorboard`. The plan is told on stderr, and with
+        `dry_run` that is all. Workers are spawned: a script calls this under `if __name__ == "__main__"`.
 
-    Raises:
-        UsageError: no such variant, fold or device, or options that contradict each other.
-        DataError: no data, a folder of a run made from something else, or a training whose loss is not finite.
-        UnavailableError: no Ray cluster answers.
-        PendingError: the budget is used up before the end; checkpoints are written, the same call goes on.
+        Raises:
+            UsageError: no such variant, fold or device, or options that contradict each other.
+            DataError: no data, a folder of a run made from something else, or a training whose loss is not finite.
+            UnavailableError: no Ray cluster answers.
+            PendingError: the budget is used up before the end; checkpoints are written, the same call goes on.
     """
     import time
     from contextlib import closing
