@@ -224,7 +224,7 @@ def connected(address: str | None, workers: int | None) -> Any:
     if address is None:
         # The documented switch to a cluster of one node, whose servers then all listen on 127.0.0.1 only.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        os.environ["RAY_worker_niceness"] = "0"  # as the local engine's workers; Ray's are nice by 15
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as the local engine's workers; Ray's are nice by 15
     try:
         import ray
     except ImportError:
