@@ -34,7 +34,7 @@ _LONGEST = 7_200
 
 @dataclass(frozen=True)
 class Part:
-    """One member: a model for each fold, and the refit if there is one, whose mean logits are multiplied with `beta` (weight / temperature)."""
+    """A member: the models of its folds and its refit, whose mean logits count `beta` (weight / temperature) times."""
 
     name: str
     variant: Variant
