@@ -13,7 +13,7 @@ CLIENT := $(if $(shell grep -x 'kaggle==2.2.4' constraints.txt),2.2.5,2.2.4)
 CLIENT_PATH := $(VENV)/kaggle-$(CLIENT)
 CLIENT_TESTS := $(addprefix tests/test_,kaggle_client.py failure_table.py at_most_once.py submit.py secrets.py editions.py server.py doctor.py)
 
-.PHONY: help install demo data test test-all test-client lint types bench constraints
+.PHONY: help install demo data test test-all test-client test-wheel lint types bench constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,8 +47,11 @@ test-client: install  ## the tests of the Kaggle side with the other version of 
 		print("kaggle", version("kaggle")); sys.exit(version("kaggle") != "$(CLIENT)")'
 	@PYTHONPATH=$(CLIENT_PATH) $(BIN)/python -m pytest -m "not slow" $(CLIENT_TESTS)
 
-lint: install  ## ruff: rules and format
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+test-wheel: install  ## build wheel and sdist, and try both outside the checkout
+	@$(BIN)/python -m pytest tests/test_wheel.py
+
+lint: install  ## ruff (rules and format), and the layers
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 
 types: install  ## mypy
 	@$(BIN)/mypy
