@@ -13,7 +13,7 @@ CLIENT := $(if $(shell grep -x 'kaggle==2.2.4' constraints.txt),2.2.5,2.2.4)
 CLIENT_PATH := $(VENV)/kaggle-$(CLIENT)
 CLIENT_TESTS := $(addprefix tests/test_,kaggle_client.py failure_table.py at_most_once.py submit.py secrets.py editions.py server.py doctor.py)
 
-.PHONY: help install demo data test test-all test-client test-wheel lint types bench constraints
+.PHONY: help install demo data test test-all test-client test-wheel lint types bench docs docs-cli constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ types: install  ## mypy
 
 bench: install  ## ours against the course's way, and against the floor (minutes)
 	@$(BIN)/python -m benchmarks
+
+docs: install  ## the pages of docs/ as HTML: docs/_build/index.html
+	@$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build && echo "docs/_build/index.html"
+
+docs-cli: install  ## write docs/cli.md anew from the commands
+	@$(BIN)/python -m typer kaggle_hw4.cli utils docs --name kaggle-hw4 --title Commands --output docs/cli.md
 
 constraints:  ## write constraints.txt anew from the environment in use
 	@$(BIN)/python -m pip freeze --exclude-editable > constraints.txt

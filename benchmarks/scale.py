@@ -48,7 +48,7 @@ def main(
     lengths: Annotated[Path, typer.Option(help="File with a length in frames on every line.")],
     folder: Annotated[Path, typer.Option(help="For archives and workspaces.")],
     share: Annotated[float, typer.Option(min=0.01, max=1, help="Of the utterances.")] = 1.0,
-    output: Annotated[Path | None, typer.Option(help="Write the figures to this file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the figures; goes on where it stands.")] = None,
 ) -> None:
     if sys.platform != "linux":
         sys.exit("error: this reads the memory of processes from /proc, which only Linux has.")
@@ -57,13 +57,15 @@ def main(
         "cores": default_workers("cpu"),
         "torch": torch.__version__,
         "bound_mb": BOUND_MB,
-        "runs": [],
+        "runs": read_json(output, "")["runs"] if output and output.exists() else [],
     }
     drawn = np.random.default_rng(0).permutation(np.loadtxt(lengths, dtype=np.int64))
     folder.mkdir(parents=True, exist_ok=True)
     for part in (share / 10, share):
-        run = measure(drawn[: round(len(drawn) * part)], folder)
-        found["runs"].append({"share": part} | run)
+        if part in [run["share"] for run in found["runs"]]:
+            continue
+        found["runs"].append({"share": part} | measure(drawn[: round(len(drawn) * part)], folder))
+        found["runs"].sort(key=lambda run: run["share"])
         if output:
             write_json(output, found)
     print(table(found))
@@ -106,6 +108,7 @@ def measure(lengths: np.ndarray, folder: Path) -> dict[str, Any]:
 def watch(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     """Run a command: its wall time and the most memory that it and its children had at once, without mapped files."""
     began, peak = time.perf_counter(), 0
+    known: list[int] = []  # a process that is just being started still has its parent's memory, which counted twice
     process = subprocess.Popen(
         command,
         cwd=Path(__file__).resolve().parents[1],
@@ -115,7 +118,9 @@ def watch(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     )
     try:
         while process.poll() is None:
-            peak = max(peak, sum(_anonymous(pid) for pid in _group(process.pid)))
+            group = _group(process.pid)
+            peak = max(peak, sum(_anonymous(pid) for pid in group if pid in known))
+            known = group
             time.sleep(_SAMPLE_SECONDS)
     finally:
         if process.poll() is None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kaggle_hw4.data.archive import DAMAGE, check_amount, is_the_disks
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import write_json
 
@@ -40,7 +41,8 @@ class Expected:
             md5 = None
         etag = headers.get("ETag", "")
         validator = headers.get("Last-Modified") if etag.startswith("W/") else etag or headers.get("Last-Modified")
-        return cls(int(length) if length.isdecimal() else None, md5, validator)
+        size = int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
+        return cls(size, md5, validator)
 
 
 def problem(path: Path, expected: Expected) -> str:
@@ -52,11 +54,14 @@ def problem(path: Path, expected: Expected) -> str:
         return "its MD5 differs from the server's"
     try:
         with zipfile.ZipFile(path) as archive:
+            check_amount(path, size, sum(member.file_size for member in archive.infolist()))
             # Broken off behind a .pt file, itself a zip, an archive passes for that one with something before it.
             if expected.md5 is None and min((member.header_offset for member in archive.infolist()), default=0):
                 return "its beginning belongs to no member: it broke off in the middle"
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+    except DAMAGE as error:
+        if is_the_disks(error):
+            raise
         return f"not a readable zip file ({error})"
     return f"{damaged} in it is damaged" if damaged else ""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.data.pooled import pooled
@@ -18,6 +19,7 @@ from kaggle_hw4.workspace import Workspace, read_json
 
 _SHOWN = 10  # pairs of speakers or utterances
 _MOST_ROWS = 20_000  # for the classifier of train against test
+_ROWS_FOR_THREADS = 5_000
 _SIGNIFICANT = 0.01
 # One person under two ids: so large a share of the two speakers' utterances is named as the other.
 _ONE_PERSON = 0.25
@@ -68,7 +70,9 @@ def adversarial(store: Store, statistics: np.ndarray) -> Finding:
         return Finding("train against test", True, "too few utterances to tell", "Nothing is known.", {"auc": None})
     model = HistGradientBoostingClassifier(max_iter=60, random_state=0)
     splitter = StratifiedKFold(5, shuffle=True, random_state=0)
-    said = cross_val_predict(model, features[chosen], is_test[chosen], cv=splitter, method="predict_proba")[:, 1]
+    # On a busy machine threads that wait for each other at every split take minutes for what one does in seconds.
+    with threadpool_limits(None if len(chosen) >= _ROWS_FOR_THREADS else 1, "openmp"):
+        said = cross_val_predict(model, features[chosen], is_test[chosen], cv=splitter, method="predict_proba")[:, 1]
     auc = float(roc_auc_score(is_test[chosen], said))
     n, m = int(is_test[chosen].sum()), int((1 - is_test[chosen]).sum())
     error = ((n + m + 1) / (12 * n * m)) ** 0.5  # of the AUC, were there nothing to tell (Mann and Whitney)
@@ -170,19 +174,7 @@ def confusions(workspace: Workspace, store: Store, folds: Folds, statistics: np.
     or by a linear classifier on pooled statistics when there is none."""
     labels = store.labels[store.train_rows]
     by, picks = _picks(workspace, store, folds, statistics)
-    wrong = np.flatnonzero(picks != labels)
-    count = len(store.speakers)
-    table = np.bincount(labels[wrong] * count + picks[wrong], minlength=count * count).reshape(count, count)
-    both = np.triu(table + table.T, 1)
-    sizes = np.bincount(labels, minlength=count)
-    worst = np.argsort(-both, axis=None, kind="stable")[:_SHOWN]
-    rows = []
-    for place in worst.tolist():
-        a, b = divmod(place, count)
-        if both[a, b]:
-            share = both[a, b] / (sizes[a] + sizes[b])
-            named = {"a": store.speakers[a], "b": store.speakers[b]}
-            rows.append(named | {"a_as_b": int(table[a, b]), "b_as_a": int(table[b, a]), "share": float(share)})
+    rows = confused_pairs(store.speakers, labels, picks)
     same = [row for row in rows if row["share"] >= _ONE_PERSON]
     cost = 100 * sum(row["a_as_b"] + row["b_as_a"] for row in rows) / len(labels)
     some = "; ".join(f"{r['a']} and {r['b']} ({r['a_as_b']} + {r['b_as_a']})" for r in rows[:5])
@@ -195,6 +187,24 @@ def confusions(workspace: Workspace, store: Store, folds: Folds, statistics: np.
     return Finding(
         "speakers most confused", not same, some or "none", meaning, {"by": by, "pairs": rows, "points": cost}
     )
+
+
+def confused_pairs(speakers: list[str], labels: np.ndarray, picks: np.ndarray) -> list[dict[str, Any]]:
+    """The pairs of speakers most often named as each other, worst first: ids `a` and `b`, how often each was named
+    as the other, and the share of the two speakers' utterances that are. `labels` and `picks` are (utterances,)."""
+    count = len(speakers)
+    wrong = np.flatnonzero(picks != labels)
+    table = np.bincount(labels[wrong] * count + picks[wrong], minlength=count * count).reshape(count, count)
+    both = np.triu(table + table.T, 1)
+    sizes = np.bincount(labels, minlength=count)
+    rows = []
+    for place in np.argsort(-both, axis=None, kind="stable")[:_SHOWN].tolist():
+        a, b = divmod(place, count)
+        if both[a, b]:
+            share = both[a, b] / (sizes[a] + sizes[b])
+            named = {"a": speakers[a], "b": speakers[b]}
+            rows.append(named | {"a_as_b": int(table[a, b]), "b_as_a": int(table[b, a]), "share": float(share)})
+    return rows
 
 
 def _picks(workspace: Workspace, store: Store, folds: Folds, statistics: np.ndarray) -> tuple[str, np.ndarray]:

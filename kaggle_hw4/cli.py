@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kaggle_hw4.commands import data, machine, predictor, scoring, training
-from kaggle_hw4.errors import HW4Error
+from kaggle_hw4.commands import data, machine, predictor, report, scoring, training, watching
+from kaggle_hw4.errors import EXIT_CODES, HW4Error
 from kaggle_hw4.rehearsal.commands import rehearsal_app
 from kaggle_hw4.workspace import Workspace, storage_errors
 
@@ -34,6 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Who is speaking? A workbench for Kaggle's ml2023springhw4: data, folds, training, ensemble, submission.",
 )
@@ -56,6 +57,7 @@ _COMMANDS: list[Callable[..., None]] = [
     training.variants,
     training.train,
     training.predict,
+    watching.watch,
     scoring.ensemble,
     scoring.submit,
     scoring.board,
@@ -63,6 +65,7 @@ _COMMANDS: list[Callable[..., None]] = [
     scoring.explain,
     predictor.export,
     predictor.identify,
+    report.report,
     machine.doctor,
 ]
 for command in _COMMANDS:

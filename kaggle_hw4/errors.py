@@ -1,8 +1,9 @@
-"""What can go wrong for a user, and the exit code of each.
+"""What can go wrong for a user, and the exit code of each."""
 
-0 done · 1 a bug · 2 usage · 3 bad input or data · 4 Kaggle refused · 5 Kaggle or network
-unavailable · 6 still pending when the time was up · 130 interrupted.
-"""
+EXIT_CODES = (
+    "Exit codes: 0 done · 1 a bug · 2 usage · 3 bad input or data · 4 Kaggle refused (credentials, rules, quota, no "
+    "such competition) · 5 Kaggle or the network unavailable · 6 still pending when the time was up · 130 interrupted."
+)
 
 
 class HW4Error(Exception):

@@ -226,7 +226,7 @@ def _message(response: Any) -> str:
         content = response.json()
         inner = content.get("error")
         text = inner.get("message") if isinstance(inner, dict) else content.get("message")
-    except (ValueError, AttributeError):  # HTML, or no object
+    except (ValueError, AttributeError, RecursionError):  # HTML, or no object
         return ""
     return redacted(" ".join(str(text or "").split()))[:300]
 
@@ -241,5 +241,5 @@ def _retry_after(response: Any) -> float | None:
         # By the server's clock if it tells: this machine's may be wrong.
         now = response.headers.get("Date") or formatdate(usegmt=True)
         return max(0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(now)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_type_hints
 
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import atomic_path, storage_errors
@@ -37,6 +37,9 @@ _MIGRATIONS = {
         "ALTER TABLE submissions ADD COLUMN teams INTEGER",
     )
 }
+
+# A view or a trigger in a file from elsewhere is a program, which may never end.
+_FOREIGN = "SELECT 1 FROM sqlite_master WHERE type NOT IN ('table', 'index') OR tbl_name != 'submissions'"
 
 State = Literal["sending", "sent", "complete", "error"]
 
@@ -70,6 +73,8 @@ class Row:
 
 
 _COLUMNS = [field.name for field in fields(Row)]
+_KINDS = get_type_hints(Row) | {"state": str}
+_STATES = get_args(State)
 
 
 class Ledger:
@@ -117,6 +122,8 @@ class Ledger:
         """One transaction, in SQLite's own rollback mode: its WAL mode is not safe on network disks."""
         try:
             with closing(sqlite3.connect(self.path, timeout=30.0, isolation_level=None)) as connection:
+                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 20)  # bytes of a value
+                connection.execute("PRAGMA trusted_schema = OFF")
                 connection.execute("BEGIN IMMEDIATE" if write or self._version(connection) < _VERSION else "BEGIN")
                 version = self._version(connection)
                 if version > _VERSION:
@@ -124,6 +131,8 @@ class Ledger:
                         f"{self.path} was written by a newer kaggle-hw4 (version {version} of the table)",
                         "Upgrade kaggle-hw4, or use another workspace with --root DIR.",
                     )
+                if version < 0 or connection.execute(_FOREIGN).fetchone():
+                    raise DataError(f"{self.path} is a database, but no ledger", "Move it away.")
                 if version == 0:  # new, or made by a process that was killed before it wrote
                     if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                         raise DataError(f"{self.path} is a database, but no ledger", "Move it away.")
@@ -166,4 +175,8 @@ def _remedy(error: sqlite3.DatabaseError) -> str:
 def _rows(connection: sqlite3.Connection, where: str, *values: str) -> list[Row]:
     columns = ", ".join(_COLUMNS)
     found = connection.execute(f"SELECT {columns} FROM submissions {where} ORDER BY created DESC, rowid DESC", values)
-    return [Row(*values) for values in found]
+    rows = [Row(*values) for values in found]
+    for row in rows:
+        if any(not isinstance(getattr(row, name), kind) for name, kind in _KINDS.items()) or row.state not in _STATES:
+            raise DataError(f"{row.id!r} in the ledger is no submission", "Move the ledger away.")
+    return rows

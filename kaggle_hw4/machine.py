@@ -1,8 +1,30 @@
-"""What this machine offers."""
+"""What this machine offers, and what its other processes are at."""
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 
 def usable_cores() -> int:
     """Cores that this process may use, at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def locked_files() -> set[str] | None:
+    """Real paths of the files that processes hold locked, as far as this user may see; None where no system tells.
+
+    Linux does, and so no lock has to be tried, for which its owner would have to wait. By the open files of the
+    holders, since the numbers in /proc/locks are not always those that `stat` gives (btrfs, overlayfs).
+    """
+    try:
+        table = Path("/proc/locks").read_text()
+    except OSError:
+        return None
+    lines = [line.split() for line in table.splitlines()]
+    held: set[str] = set()
+    for pid in {fields[4] for fields in lines if fields[1] != "->"}:  # that is one who waits
+        with suppress(OSError):  # ended, or of another user
+            for number in os.listdir(f"/proc/{pid}/fdinfo"):
+                if "lock:" in Path(f"/proc/{pid}/fdinfo/{number}").read_text():
+                    held.add(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return held

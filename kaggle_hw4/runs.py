@@ -107,6 +107,11 @@ class Run:
         return self.folder / "result.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that works in the folder."""
+        return self.folder / ".lock"
+
+    @property
     def started(self) -> bool:
         """There is work in the folder that would be lost."""
         return self.checkpoint.exists() or self.weights.exists() or self.result.exists()
@@ -119,12 +124,20 @@ class Run:
         """What was logged so far; a line cut by a kill ends the list."""
         lines: list[dict[str, Any]] = []
         if self.log.exists():
-            for text in self.log.read_text(encoding="utf-8").splitlines():
-                try:
-                    lines.append(json.loads(text))
-                except ValueError:
+            for text in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
+                if (line := log_line(text)) is None:
                     break
+                lines.append(line)
         return lines
+
+
+def log_line(text: str) -> dict[str, Any] | None:
+    """A line of a log; None for what is none, such as one cut by a kill."""
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
 def run_of(workspace: Workspace, job: Job) -> Run:

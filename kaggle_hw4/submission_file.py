@@ -11,8 +11,9 @@ import pandas as pd
 
 from kaggle_hw4.competition import ID_COLUMN, LABEL_COLUMN
 from kaggle_hw4.errors import DataError, UsageError
-from kaggle_hw4.workspace import Workspace
+from kaggle_hw4.workspace import Workspace, read_whole
 
+_MOST_BYTES = 4 << 20
 _REMEDY = f"A submission has the header {ID_COLUMN},{LABEL_COLUMN} and one row per test utterance."
 
 
@@ -56,14 +57,16 @@ def load_submission(path: Path, test_ids: Sequence[str], speakers: Sequence[str]
         DataError: naming what differs from the test table, and the line of the first row that does.
     """
     try:
-        content = path.read_bytes()
+        content = read_whole(path)
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"it has {len(content):,} bytes, a submission some 50 per row")
         reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
         rows = [(reader.line_num, row) for row in reader if row]
     except FileNotFoundError:
         raise DataError(f"{path} is missing", "Make a submission with: kaggle-hw4 ensemble") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error.reason} at byte {error.start}", _REMEDY) from error
-    except (OSError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {error}", _REMEDY) from error
     if not rows or rows[0][1] != [ID_COLUMN, LABEL_COLUMN]:
         raise DataError(f"{path}: its first line is {','.join(rows[0][1])[:80] if rows else 'empty'!r}", _REMEDY)
@@ -77,7 +80,7 @@ def load_submission(path: Path, test_ids: Sequence[str], speakers: Sequence[str]
     for line, (_, speaker) in rows:
         if speaker not in known:
             raise DataError(
-                f"{path}, line {line}: there is no speaker {speaker!r} in the training data",
+                f"{path}, line {line}: there is no speaker {speaker[:100]!r} in the training data",
                 f"{LABEL_COLUMN} is a speaker id such as {min(known, default='id00001')}.",
             )
     frame = pd.DataFrame([row for _, row in rows], columns=[ID_COLUMN, LABEL_COLUMN], dtype=str)
@@ -89,13 +92,13 @@ def _check_ids(path: Path, ids: list[tuple[int, str]], test_ids: Sequence[str]) 
     for (line, name), in_order in zip(ids, test_ids, strict=False):
         if name not in expected:
             raise DataError(
-                f"{path}, line {line}: {name!r} is not in the test table, which has {in_order!r} there",
+                f"{path}, line {line}: {name[:100]!r} is not in the test table, which has {in_order!r} there",
                 "Ids must be as in testdata.json, unchanged; a spreadsheet may have altered them.",
             )
     name, count = Counter(name for _, name in ids).most_common(1)[0] if ids else ("", 0)
     if count > 1:
-        lines = [str(line) for line, other in ids if other == name]
-        raise DataError(f"{path}: {name} stands in lines {', '.join(lines)}", _REMEDY)
+        lines = ", ".join([str(line) for line, other in ids if other == name][:10])
+        raise DataError(f"{path}: {name[:100]} stands in lines {lines}{' …' if count > 10 else ''}", _REMEDY)
     if len(ids) != len(test_ids):
         present = {name for _, name in ids}
         missing = next((name for name in test_ids if name not in present), None)

@@ -1,5 +1,6 @@
 """What a person sees: progress, tables and notices on stderr; stdout is for data."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,9 +23,12 @@ stdout = Console(highlight=False)
 Update = Callable[[int, int | None], None]
 
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
 def say(message: str) -> None:
-    """A notice on stderr, without markup."""
-    stderr.print(message, markup=False)
+    """A notice on stderr, without markup, or what else a name in a file from anywhere may tell a terminal to do."""
+    stderr.print(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", message), markup=False)
 
 
 @contextmanager

@@ -13,6 +13,11 @@ from typing import Any
 
 from kaggle_hw4.errors import DataError
 
+# The largest file that is read as a whole. The competition's tables have some 10 MB, its longest utterance less;
+# of JSON, memory for 25 times as much may be needed.
+MOST_BYTES = 32 << 20
+_DEEPEST = 20  # levels of nesting in JSON; what is deeper breaks those who compare or print it
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -137,10 +142,68 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
+def read_whole(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger than `MOST_BYTES`, or no file (one would wait for a pipe, and a device may not end).
+    """
+    if not path.is_file():
+        path.stat()  # FileNotFoundError, say
+        raise ValueError("it is not a file")
+    with open(path, "rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES >> 20} MiB")
+    return content
+
+
+def parse_json(content: str | bytes) -> Any:
+    """The value of a JSON text that anyone may have written.
+
+    Raises:
+        ValueError: not JSON, nested more than 20 levels deep, or an object has a key twice.
+    """
+    try:
+        value = json.loads(content, object_pairs_hook=_distinct)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [value]
+    for _ in range(_DEEPEST):
+        children = (child for item in level for child in (item.values() if type(item) is dict else item))
+        level = [child for child in children if type(child) in (dict, list)] if type(value) in (dict, list) else []
+    if level:
+        raise ValueError("it is nested too deeply")
+    return value
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object in it has a key twice")
+    return found
+
+
+def check_fields(value: Any, **kinds: Any) -> dict[str, Any]:
+    """`value` if it is a JSON object with fields of these kinds (as isinstance takes them), and maybe others.
+
+    True and false are not numbers, and an integer fits in 64 bits. Raises ValueError naming the first other one.
+    """
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    for name, kind in kinds.items():
+        found = value.get(name)
+        number = isinstance(found, int) and kind is not bool
+        if not isinstance(found, kind) or (number and (isinstance(found, bool) or not -(2**63) <= found < 2**63)):
+            raise ValueError(f"{name} is missing, or not what it should be")
+    return value
+
+
 def read_json(path: Path, remedy: str) -> Any:
     """Read a JSON artefact of ours. Raises DataError with `remedy` when missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_whole(path))
     except FileNotFoundError:
         raise DataError(f"{path} is missing", remedy) from None
     except (OSError, ValueError) as error:

@@ -19,6 +19,7 @@ COMMANDS = [
     "variants",
     "train",
     "predict",
+    "watch",
     "ensemble",
     "submit",
     "board",
@@ -26,6 +27,7 @@ COMMANDS = [
     "explain",
     "export",
     "identify",
+    "report",
     "doctor",
 ]
 
@@ -69,7 +71,8 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 def test_every_command_of_this_list_and_no_other_exists() -> None:
-    listed = [line.split()[0] for line in run("--help").stdout.split("Commands:")[1].splitlines() if line.strip()]
+    listing = run("--help").stdout.split("Commands:")[1].split("Exit codes:")[0]
+    listed = [line.split()[0] for line in listing.splitlines() if line.strip()]
     assert listed == [*COMMANDS, "rehearsal"]
 
 

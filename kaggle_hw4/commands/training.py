@@ -44,6 +44,9 @@ def train(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes side by side. [default: one per core on CPU, one on a GPU]")
     ] = None,
+    log: Annotated[
+        list[str] | None, typer.Option(help="Log in this format too: tensorboard (in each run's folder).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
     """Train variants on folds and write out-of-fold and test logits; finished work is skipped."""
@@ -57,6 +60,7 @@ def train(
         refit=refit,
         device=device,
         workers=workers,
+        logs=log or [],
         dry_run=dry_run,
     )
     if not dry_run:

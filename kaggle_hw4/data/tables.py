@@ -1,6 +1,5 @@
 """The three JSON tables of the competition, read and checked against each other."""
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,9 @@ import pandas as pd
 from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.data.archive import FEATURE_NAME
 from kaggle_hw4.errors import DataError
+from kaggle_hw4.workspace import MOST_BYTES, parse_json
 
+_MOST_FRAMES = MOST_BYTES // (4 * N_MELS)  # of an utterance; the longest of the competition has some 10,000
 _AGAIN = "The archive is incomplete or was changed: get it from Kaggle again."
 
 
@@ -70,15 +71,16 @@ def _parse(name: str, raw: dict[str, bytes]) -> Any:
     if name not in raw:
         raise DataError(f"{name} is missing", _AGAIN)
     try:
-        return json.loads(raw[name])
-    except (ValueError, RecursionError) as error:
+        return parse_json(raw[name])
+    except ValueError as error:
         raise DataError(f"{name} is not valid JSON: {error}", _AGAIN) from error
 
 
 def _get(name: str, table: Any, key: str, kind: type) -> Any:
-    if not isinstance(table, dict) or not isinstance(table.get(key), kind):
+    found = table.get(key) if isinstance(table, dict) else None
+    if not isinstance(found, kind) or isinstance(found, bool):  # to Python true is a 1
         raise DataError(f"{name} has no {key!r} of the expected kind", _AGAIN)
-    return table[key]
+    return found
 
 
 def _list(speaker: str, entries: Any) -> list[Any]:
@@ -91,7 +93,7 @@ def _entry(name: str, entry: Any) -> tuple[str, int]:
     path, length = _get(name, entry, "feature_path", str), _get(name, entry, "mel_len", int)
     if not FEATURE_NAME.fullmatch(path):
         raise DataError(f"{name}: feature_path {path!r} is not of the form uttr-<32 hex>.pt", _AGAIN)
-    if length < 1:
+    if not 1 <= length <= _MOST_FRAMES:
         raise DataError(f"{name}: {path} has mel_len {length}", _AGAIN)
     return path, length
 
@@ -100,9 +102,9 @@ def _speakers(mapping: Any) -> list[str]:
     """Speaker ids in class order, from both directions of mapping.json."""
     forward = _get("mapping.json", mapping, "speaker2id", dict)
     backward = _get("mapping.json", mapping, "id2speaker", dict)
-    if any(not re.fullmatch(r"[\w.-]+", speaker) for speaker in forward):
+    if any(not re.fullmatch(r"[\w.-]{1,100}", speaker) for speaker in forward):
         raise DataError("mapping.json: a speaker id holds other characters than letters, digits, '.', '_', '-'", _AGAIN)
-    if {str(i): speaker for speaker, i in forward.items()} != backward:
+    if any(type(i) is not int for i in forward.values()) or {str(i): s for s, i in forward.items()} != backward:
         raise DataError("mapping.json: speaker2id and id2speaker disagree", _AGAIN)
     if sorted(backward) != sorted(str(i) for i in range(len(forward))):
         raise DataError(f"mapping.json: the classes are not 0 … {len(forward) - 1}", _AGAIN)
@@ -110,4 +112,4 @@ def _speakers(mapping: Any) -> list[str]:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(name[:100] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -4,17 +4,16 @@ import io
 import os
 import re
 import tarfile
-import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
-from kaggle_hw4.data.archive import Archive, Buffer, damaged, wanted
-
-_DAMAGE = (tarfile.TarError, zlib.error, EOFError, RuntimeError)
+from kaggle_hw4.data.archive import DAMAGE, Archive, Buffer, check_amount, damaged, wanted
+from kaggle_hw4.workspace import MOST_BYTES
 
 
 class UnusualTarError(Exception):
@@ -58,16 +57,35 @@ def stream_tar(source: Path) -> Iterator[tuple[str, bytearray]]:
     """
     try:
         with (
-            io.BufferedReader(_Joined(_parts(source)), buffer_size=1 << 20) as stream,
-            tarfile.open(fileobj=stream, mode="r|*") as archive,
+            _Joined(_parts(source)) as joined,
+            io.BufferedReader(joined, buffer_size=1 << 20) as stream,
+            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as archive,
         ):
-            for member in archive:
+            while member := archive.next():
+                archive.members.clear()  # type: ignore[attr-defined]  # they would be kept
+                check_amount(source, joined.size, archive.offset)  # before it is passed over
                 name = wanted(member.name)
+                if name and member.size > MOST_BYTES:
+                    raise ValueError(f"{name} in it has {member.size:,} bytes")
                 content = archive.extractfile(member) if name and member.isfile() else None
                 if name and content:
                     yield name, bytearray(content.read())
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise damaged(source, error) from error
+
+
+_LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+
+
+class _Member(tarfile.TarInfo):
+    """A header of a tar; refuses to have its extensions, which tarfile reads as a whole, of any length."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _LONG and member.size > 1 << 16:
+            raise ValueError(f"a path or attribute in it has {member.size:,} bytes")
+        return member
 
 
 # A pax header may replace the name or the size of the member after it; the times in it do not matter here.
@@ -98,7 +116,7 @@ def _places(file: "_Joined") -> tuple[list[str], list[tuple[int, int]]]:
             elif name := wanted(path):
                 names.append(name)
                 places.append((start, size))
-    except EOFError:
+    except (EOFError, ValueError):
         raise UnusualTarError from None
     checksums.check()
     return names, places

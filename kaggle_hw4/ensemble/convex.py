@@ -15,6 +15,7 @@ from kaggle_hw4.errors import DataError
 # far below 1e-6 nats. Aimed at, and accepted when single precision lets it come no nearer.
 _AIM, TOLERANCE = 1e-5, 1e-4
 _MOST_STEPS = 60
+_ROUNDING = 2.0**-23  # of losses in single precision
 _ENOUGH_ROWS = 4_000  # a first fit on a part this large is so near that two or three steps on all rows do
 _LEAST, _MOST = np.exp(-7), np.exp(7)  # of a temperature's inverse: where nothing, or all, is known
 
@@ -60,7 +61,9 @@ def _newton(pool: Pool, folds: list[int], v: np.ndarray, stride: int) -> Fit:
         while True:
             tried = np.maximum(v + share * step, 0.0)
             found = pool.derivatives(tried, folds, stride)
-            if found[0] <= loss + 1e-4 * share * float(gradient @ step) or share < 1e-6:
+            # Near the optimum of a member that knows little, what a step gains shows in the gradient only.
+            level = abs(found[0] - loss) <= _ROUNDING * loss and _residual(tried, found[1]) < _residual(v, gradient)
+            if level or found[0] <= loss + 1e-4 * share * float(gradient @ step) or share < 1e-6:
                 break
             share /= 4
         if found[0] >= loss and _residual(tried, found[1]) >= _residual(v, gradient):

@@ -9,6 +9,7 @@ import numpy as np
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
+from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import REFIT, Job, Run, check_identity, identity, job_of, run_at
 from kaggle_hw4.variants import SETS, variant
 from kaggle_hw4.workspace import Workspace, content_hash, file_hash, read_json
@@ -110,30 +111,52 @@ def _train_command(workspace: Workspace, members: list[str]) -> str:
     return " ".join(["kaggle-hw4 train --fold all", *options])
 
 
+@dataclass(frozen=True)
+class FoldOfMember:
+    """What a member's run on one fold, or its refit, holds: logits, its recipe, and what is recorded of it."""
+
+    oof: Logits | None  # none of a refit
+    test: np.ndarray
+    recipe: Variant
+    part: dict[str, Any]
+
+
+def load_fold(workspace: Workspace, store: Store, folds: Folds, name: str, fold: int) -> FoldOfMember:
+    """Map a member's logits of one fold. Raises DataError: a run of other data or folds, or logits that are damaged."""
+    run = run_at(workspace, name, fold)
+    again = f"Write it anew from the weights: kaggle-hw4 predict {name}"
+    job, result = job_of(run), read_json(run.result, again)
+    variant_name, _, seed = name.rpartition("-s")
+    expected = identity(Job(variant_name, job.variant, int(seed), fold), store, folds)
+    check_identity(run, expected)
+    oof, speakers = None, len(store.speakers)
+    if fold != REFIT:
+        train_ids = store.index["id"].iloc[folds.validation_rows(fold)].tolist()
+        oof = Logits(_checked(run.oof, result.get("oof"), train_ids, speakers, again))
+    test = _checked(run.test, result.get("test"), store.test_ids, speakers, again)
+    part = {"fold": fold, "run": expected["hash"], "oof": result["oof"], "test": result["test"]}
+    return FoldOfMember(oof, test, job.variant, part)
+
+
 def load_member(workspace: Workspace, store: Store, folds: Folds, name: str, *, refit: bool = True) -> Member:
     """Map a member's logits of every fold, and those of its refit when there is one and `refit`.
 
     Raises:
-        DataError: a run of other data or folds, folds of different recipes, or logits that are damaged.
+        DataError: what `load_fold` raises, or folds of different recipes.
     """
-    oof, test, parts, recipes = [], [], [], []
-    again = f"Write it anew from the weights: kaggle-hw4 predict {name}"
-    variant_name, _, seed = name.rpartition("-s")
-    refit = refit and run_at(workspace, name, REFIT).finished
-    for fold in [*range(folds.k), *([REFIT] if refit else [])]:
-        run = run_at(workspace, name, fold)
-        job, result = job_of(run), read_json(run.result, again)
-        expected = identity(Job(variant_name, job.variant, int(seed), fold), store, folds)
-        check_identity(run, expected)
-        if fold != REFIT:
-            train_ids = store.index["id"].iloc[folds.validation_rows(fold)].tolist()
-            oof.append(Logits(_checked(run.oof, result.get("oof"), train_ids, len(store.speakers), again)))
-        test.append(_checked(run.test, result.get("test"), store.test_ids, len(store.speakers), again))
-        recipes.append(job.variant)
-        parts.append({"fold": fold, "run": expected["hash"], "oof": result["oof"], "test": result["test"]})
-    if any(recipe != recipes[0] for recipe in recipes):
+    numbers = list(range(folds.k))
+    if refit and run_at(workspace, name, REFIT).finished:
+        numbers.append(REFIT)
+    loaded = [load_fold(workspace, store, folds, name, number) for number in numbers]
+    if any(fold.recipe != loaded[0].recipe for fold in loaded):
         raise DataError(f"the folds of {name} were trained with different recipes", "Train them anew with one.")
-    return Member(name, oof, test[: folds.k], parts, test[-1] if refit else None)
+    return Member(
+        name,
+        [fold.oof for fold in loaded if fold.oof],
+        [fold.test for fold in loaded[: folds.k]],
+        [fold.part for fold in loaded],
+        loaded[-1].test if len(loaded) > folds.k else None,
+    )
 
 
 def added_member(store: Store, folds: Folds, name: str, oof: Path, test: Path) -> Member:

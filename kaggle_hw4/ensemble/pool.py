@@ -95,13 +95,30 @@ class Pool:
             return self.only(used.tolist()).score(weights[:, used], folds)
 
         def of(piece: Piece) -> tuple[np.ndarray, np.ndarray]:
-            margins = self.margins(piece)
-            members, rows, speakers = margins.shape
-            blended = (weights.astype(np.float32) @ margins.reshape(members, -1)).reshape(-1, rows, speakers)
+            blended = self._blended(weights, piece)
             return blended.argmax(2).astype(np.int32), _softmax(blended)
 
         found = self._through(of, folds, pools=len(weights))
         return np.concatenate([f[0] for f in found], axis=1), np.concatenate([f[1] for f in found], axis=1)
+
+    def name(self, weights: np.ndarray, folds: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """What pools with `weights` (pools, members) say: the speaker named and its probability, each (pools, rows)."""
+
+        def of(piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+            blended = self._blended(weights, piece)
+            picks = blended.argmax(2).astype(np.int32)
+            _softmax(blended)
+            return picks, blended.max(2)
+
+        found = self._through(of, folds, pools=len(weights))
+        return np.concatenate([f[0] for f in found], axis=1), np.concatenate([f[1] for f in found], axis=1)
+
+    def _blended(self, weights: np.ndarray, piece: Piece) -> np.ndarray:
+        """Blended margins (pools, rows, speakers) of pools with `weights` (pools, members)."""
+        margins = self.margins(piece)
+        members, rows, speakers = margins.shape
+        blended: np.ndarray = weights.astype(np.float32) @ margins.reshape(members, -1)
+        return blended.reshape(-1, rows, speakers)
 
     def pieces(self, folds: list[int], stride: int = 1, pools: int = 0) -> Iterator[Piece]:
         """The rows of these folds, so many at a time that margins (and blends of so many `pools`) stay small."""

@@ -6,7 +6,8 @@ from types import TracebackType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from kaggle_hw4.jobs.plan import Plan, PlannedJob
-from kaggle_hw4.runs import Job, Run, run_of
+from kaggle_hw4.progress import RunProgress, read_progress
+from kaggle_hw4.runs import Job, run_of
 from kaggle_hw4.terminal import duration, say, stderr
 from kaggle_hw4.workspace import Workspace, read_json
 
@@ -48,8 +49,8 @@ class TrainingDisplay:
         speak = not self._live and time.monotonic() - self._spoken > PLAIN_SECONDS
         current = self._done_seconds
         for planned in working:
-            step, note = _progress(run_of(self._workspace, planned.job))
-            steps = planned.job.variant.steps
+            progress = read_progress(run_of(self._workspace, planned.job))
+            step, steps, note = progress.step, planned.job.variant.steps, _note(progress)
             current += planned.seconds * max(0, step - planned.done_steps) / max(1, steps - planned.done_steps)
             if planned.job not in self._tasks:
                 self._tasks[planned.job] = self._bar.add_task(str(planned.job), total=steps, note="")
@@ -82,14 +83,8 @@ class TrainingDisplay:
         say(f"{planned.job}: {shown}, {duration(result['train_seconds'])}{cut}")
 
 
-def _progress(run: Run) -> tuple[int, str]:
-    """The last logged step, and loss, accuracy and speed as far as known."""
-    lines = run.log_lines()
-    losses = [line for line in lines if "loss" in line]
-    accuracies = [line["accuracy"] for line in lines if "accuracy" in line]
-    note = f"  loss {losses[-1]['loss']:.3f}" if losses else ""
-    note += f"  accuracy {accuracies[-1]:.4f}" if accuracies else ""
-    if len(losses) > 1 and losses[-1]["seconds"] > losses[-2]["seconds"]:
-        rate = (losses[-1]["step"] - losses[-2]["step"]) / (losses[-1]["seconds"] - losses[-2]["seconds"])
-        note += f"  {rate:.1f} steps/s"
-    return max((line["step"] for line in lines), default=0), note
+def _note(progress: RunProgress) -> str:
+    """Loss, accuracy and speed as far as known."""
+    note = "" if progress.loss is None else f"  loss {progress.loss:.3f}"
+    note += "" if progress.accuracy is None else f"  accuracy {progress.accuracy:.4f}"
+    return note + ("" if progress.rate is None else f"  {progress.rate:.1f} steps/s")

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -44,10 +45,13 @@ def default_workers(device_type: str) -> int:
     return usable_cores()
 
 
-def run_plan(workspace: Workspace, plan: Plan, device: str, deadline: float | None = None) -> None:
+def run_plan(
+    workspace: Workspace, plan: Plan, device: str, deadline: float | None = None, logs: Sequence[str] = ()
+) -> None:
     """Do the open jobs of `plan`; a job that fails does not stop the others.
 
     With a `deadline` trainings that are late end early, so that all have their part of the time.
+    `logs`: see `do_jobs`.
 
     Raises:
         PendingError: `deadline`, on the clock `time.monotonic`, came before the end; checkpoints are written.
@@ -71,7 +75,8 @@ def run_plan(workspace: Workspace, plan: Plan, device: str, deadline: float | No
                 if deadline is not None:
                     rounds = _rounds_left(number, len(plan.groups), plan.workers)
                     slot = _Slot(deadline, rounds, sum(planned.closing for planned in group))
-                futures[pool.submit(_work, workspace.root, [planned.job for planned in group], device, slot)] = group
+                jobs = [planned.job for planned in group]
+                futures[pool.submit(_work, workspace.root, jobs, device, slot, logs)] = group
             signal.signal(signal.SIGINT, interrupted)
             waiting = set(futures)
             while waiting:
@@ -161,7 +166,9 @@ def _rounds_left(number: int, groups: int, workers: int) -> int:
     return -(-groups // workers) - number // workers
 
 
-def _work(root: Path, jobs: list[Job], device: str, slot: _Slot | None = None) -> dict[Job, HW4Error]:
+def _work(
+    root: Path, jobs: list[Job], device: str, slot: _Slot | None = None, logs: Sequence[str] = ()
+) -> dict[Job, HW4Error]:
     """Do jobs of one variant together, in two halves one after the other where the memory does not suffice."""
     import torch
 
@@ -183,7 +190,7 @@ def _work(root: Path, jobs: list[Job], device: str, slot: _Slot | None = None) -
         while waiting and not _stop.is_set():
             group = waiting.pop()
             try:
-                failures |= do_jobs(workspace, group, store, folds, torch.device(device), _stop.is_set, until)
+                failures |= do_jobs(workspace, group, store, folds, torch.device(device), _stop.is_set, until, logs)
                 continue
             except (torch.OutOfMemoryError, MemoryError) as error:
                 reason = (str(error).splitlines() or ["no memory left"])[0]

@@ -15,8 +15,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from kaggle_hw4.rehearsal.scoring import SUBMISSIONS_PER_DAY, TEAM, Rehearsal
+from kaggle_hw4.workspace import parse_json
 
-UPLOAD_LIMIT = 64 * 2**20  # bytes; the real competition's submission has 0.4 MB
+UPLOAD_LIMIT = 8 << 20  # bytes; the real competition's submission has 0.4 MB
+_MESSAGE_LIMIT = 1 << 20  # bytes
+
+
+async def body_of(request: Request, most: int) -> bytes:
+    """The body of a request. Raises HTTPException as soon as it is longer than `most` bytes."""
+    content = bytearray()
+    async for piece in request.stream():
+        content += piece
+        if len(content) > most:
+            raise HTTPException(413, f"more than {most} bytes")
+    return bytes(content)
 
 
 class Api:
@@ -32,7 +44,8 @@ class Api:
         if not asks_for_token and (scheme.lower() not in ("basic", "bearer") or not credential.strip()):
             raise HTTPException(401, "Unauthenticated")
         try:
-            message = json.loads(await request.body() or b"{}")
+            message = parse_json(await body_of(request, _MESSAGE_LIMIT) or b"{}")
+            json.dumps(message, ensure_ascii=False).encode()  # halves of a character could not be answered
         except ValueError:
             raise HTTPException(400, "the request is not JSON") from None
         if not isinstance(message, dict):
@@ -72,14 +85,14 @@ class Api:
 
     def download_data_file(self, message: dict[str, Any], base: str) -> Any:
         """Redirects to one member of the archive."""
-        name = message.get("fileName")
+        name = str(message.get("fileName"))
         if name not in {info.filename for info in self._rehearsal.members}:
             raise HTTPException(404, f"File not found: {name}")
         return RedirectResponse(f"{base}/blobs/files/{name}", 302)
 
     def start_submission_upload(self, message: dict[str, Any], base: str) -> Any:
         """A token, and the address that takes the file."""
-        if int(message.get("contentLength", 0)) > UPLOAD_LIMIT:
+        if _number(message, "contentLength", 0) > UPLOAD_LIMIT:
             raise HTTPException(400, f"the file is larger than {UPLOAD_LIMIT} bytes")
         name = Path(str(message.get("fileName", "submission.csv"))).name
         token = secrets.token_urlsafe(16)
@@ -146,12 +159,16 @@ _METHODS: dict[tuple[str, str], Callable[[Api, dict[str, Any], str], Any]] = {
 }
 
 
-def _page(items: list[dict[str, Any]], message: dict[str, Any], field: str) -> dict[str, Any]:
+def _number(message: dict[str, Any], field: str, default: int) -> int:
     try:
-        size = max(1, int(message.get("pageSize") or 20))
-        start = int(message.get("pageToken") or (int(message.get("page") or 1) - 1) * size)
-    except ValueError:
-        raise HTTPException(400, "no such page") from None
+        return int(message.get(field) or default)
+    except (ValueError, TypeError, OverflowError):
+        raise HTTPException(400, f"{field} is no number") from None
+
+
+def _page(items: list[dict[str, Any]], message: dict[str, Any], field: str) -> dict[str, Any]:
+    size = max(1, _number(message, "pageSize", 20))
+    start = max(0, _number(message, "pageToken", (_number(message, "page", 1) - 1) * size))
     page: dict[str, Any] = {field: items[start : start + size]}
     if start + size < len(items):
         page["nextPageToken"] = str(start + size)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_hw4.competition import ID_COLUMN, LABEL_COLUMN
+from kaggle_hw4.data.archive import DAMAGE
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import read_json, write_json
 
 SUBMISSIONS_PER_DAY = 5
 SCORING_SECONDS = 0.5
+_MOST_UPLOADS = 16  # that wait for their submission
 TEAM = "rehearsal"
 
 
@@ -133,7 +135,7 @@ class Rehearsal:
                 self.members = [info for info in archive.infolist() if not info.is_dir()]
             with open(self.archive, "rb") as file:
                 self.md5 = base64.b64encode(hashlib.file_digest(file, "md5").digest()).decode()
-        except (OSError, zipfile.BadZipFile) as error:
+        except DAMAGE as error:
             raise DataError(f"{self.archive} is no readable zip file: {error}", "Make it anew.") from error
         self.answers = Answers.read(folder / "labels.csv")
         self.scoring_seconds = scoring_seconds
@@ -154,6 +156,12 @@ class Rehearsal:
     def used_today(self) -> int:
         today = datetime.now(UTC).date().isoformat()
         return sum(entry.date.startswith(today) for entry in self.entries)
+
+    def keep(self, token: str, file_name: str, content: bytes) -> None:
+        """Keep an upload for its submission; the oldest gives way."""
+        while len(self.uploads) >= _MOST_UPLOADS:
+            del self.uploads[next(iter(self.uploads))]
+        self.uploads[token] = (file_name, content)
 
     def submit(self, token: str, description: str) -> Entry:
         """Score an upload and keep it. Raises Refusal: quota used up, no such upload."""

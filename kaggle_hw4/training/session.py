@@ -1,9 +1,8 @@
 """Do jobs: train them or go on with them, then write their weights, logits and results."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 
 import torch
 from safetensors.torch import save
@@ -13,13 +12,22 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.inference import accuracy, predict
-from kaggle_hw4.runs import Job, Run, claim, identity, run_of
+from kaggle_hw4.runs import Job, claim, identity, run_of
 from kaggle_hw4.training.artefacts import hardware, write_logits
+from kaggle_hw4.training.logs import forget_peak, gpu_memory, log_failure, log_from
 from kaggle_hw4.training.schedules import validation_steps
 from kaggle_hw4.training.stopping import Stopped, locked, stopping
 from kaggle_hw4.training.trainer import Diverged, State, Trainer, load_checkpoint, save_checkpoint
 from kaggle_hw4.version import code_version
 from kaggle_hw4.workspace import Workspace, atomic_path, file_hash
+
+
+def announce(workspace: Workspace, jobs: list[Job], store: Store, folds: Folds) -> None:
+    """Record jobs that will be done, so that `watch` shows them waiting; one that is being done is left alone."""
+    for job in jobs:
+        run = run_of(workspace, job)
+        with suppress(Stopped), locked(run, lambda: True):
+            claim(run, identity(job, store, folds))
 
 
 def do_jobs(
@@ -30,12 +38,14 @@ def do_jobs(
     device: torch.device,
     should_stop: Callable[[], bool] = lambda: False,
     until: float | None = None,
+    logs: Sequence[str] = (),
 ) -> dict[Job, HW4Error]:
     """Train `jobs`, all of one variant, together from their checkpoints to the end, and write their artefacts.
 
     Finished ones are left alone. Two processes never do the same job: the second waits, and finds
-    it done. A training that has not come to its end at `until` (`time.monotonic`) ends there. Returns
-    the jobs whose loss is no longer finite; the others go on without them.
+    it done. A training that has not come to its end at `until` (`time.monotonic`) ends there. `logs` are
+    those wanted besides `log.jsonl` (see `check_logs`). Returns the jobs whose loss is no longer finite;
+    the others go on without them.
 
     Raises:
         Stopped: `should_stop()` became true.
@@ -48,10 +58,17 @@ def do_jobs(
             locks.enter_context(locked(run_of(workspace, job), should_stop))
             claim(run_of(workspace, job), identity(job, store, folds))
         todo = [job for job in jobs if not run_of(workspace, job).finished]
-        frames = Frames(store, device)
-        for together, states in _by_step([(job, _saved(workspace, job, store, folds)) for job in todo]):
-            training = _Training(workspace, together, states, store, folds, frames, should_stop)
-            failures |= training.run(until)
+        try:
+            frames = Frames(store, device)
+            for together, states in _by_step([(job, _saved(workspace, job, store, folds)) for job in todo]):
+                training = _Training(workspace, together, states, store, folds, frames, should_stop, logs)
+                failures |= training.run(until)
+        except Stopped:
+            raise
+        except Exception as error:
+            for job in todo:
+                log_failure(run_of(workspace, job), error)
+            raise
     return failures
 
 
@@ -92,11 +109,12 @@ class _Training:
         folds: Folds,
         frames: Frames,
         should_stop: Callable[[], bool],
+        logs: Sequence[str],
     ) -> None:
         self.jobs = jobs
         self.runs = [run_of(workspace, job) for job in jobs]
         self.store, self.folds, self.frames = store, folds, frames
-        self.should_stop = should_stop
+        self.should_stop, self.logs = should_stop, logs
         self.trainer = self._trainer(states)
 
     def _trainer(self, states: list[State]) -> Trainer:
@@ -126,7 +144,9 @@ class _Training:
                 break
             except Diverged as error:
                 advice = "Another --seed may do better; a variant with a lower learning rate will."
-                failures |= {self.jobs[m]: DataError(str(error), advice) for m in error.models}
+                for m in error.models:
+                    failures[self.jobs[m]] = DataError(str(error), advice)
+                    log_failure(self.runs[m], error)
                 healthy = [m for m in range(len(self.jobs)) if m not in error.models]
                 states = [self.trainer.state(m) for m in healthy]
                 self.jobs, self.runs = [self.jobs[m] for m in healthy], [self.runs[m] for m in healthy]
@@ -138,13 +158,16 @@ class _Training:
 
     def _fit(self, until: float | None) -> None:
         """Train to the end. Raises Stopped or Diverged."""
-        trainer = self.trainer
+        trainer, device = self.trainer, self.frames.device
+        forget_peak(device)
         with ExitStack() as files:
-            logs = [files.enter_context(_log_from(run, trainer.step)) for run in self.runs]
+            logs = [files.enter_context(log_from(run, trainer.step, self.logs)) for run in self.runs]
 
             def log(losses: list[float]) -> None:
+                memory = gpu_memory(device)
                 for write, loss in zip(logs, losses, strict=True):
-                    write({"step": trainer.step, "loss": round(loss, 5), "seconds": round(trainer.seconds, 2)})
+                    line = {"step": trainer.step, "loss": round(loss, 5), "seconds": round(trainer.seconds, 2)}
+                    write(line | memory)
 
             def validate() -> None:
                 tick = stopping(self.should_stop)
@@ -192,18 +215,3 @@ class _Training:
         }
         write_logits(run, model, job, self.folds, self.frames, training, stopping(self.should_stop))
         run.checkpoint.unlink(missing_ok=True)
-
-
-@contextmanager
-def _log_from(run: Run, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Append to the run's log; what was logged after the checkpoint at `step` is dropped, it comes again."""
-    kept = [line for line in run.log_lines() if line["step"] <= step]
-    with open(run.log, "w", encoding="utf-8") as file:
-
-        def log(line: dict[str, Any]) -> None:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-
-        for line in kept:
-            log(line)
-        yield log

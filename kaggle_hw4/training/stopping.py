@@ -28,7 +28,7 @@ def locked(run: Run, should_stop: Callable[[], bool]) -> Iterator[None]:
     """Hold the run's lock. Raises Stopped when asked to stop while another process has it."""
     with storage_errors(run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run.folder / ".lock")
+        lock = FileLock(run.lock)
         while True:
             try:
                 lock.acquire(timeout=0.5)

@@ -33,7 +33,7 @@ def get_data(
         DataError: an archive that is damaged, or data there from something else.
         RefusedError, UnavailableError: Kaggle's, while downloading.
     """
-    from kaggle_hw4.data.obtain import obtain
+    from kaggle_hw4.obtain import obtain
 
     return obtain(
         workspace, None if slug is None else competition(slug).slug, None if source is None else Path(source), dtype

@@ -38,14 +38,16 @@ def train(
     refit: bool = False,
     device: str = "auto",
     workers: int | None = None,
+    logs: Sequence[str] = (),
     dry_run: bool = False,
 ) -> list[Trained]:
     """Train variants or sets of them on folds, and write their out-of-fold and test logits; gives what is finished.
 
     `folds` to hold out: `all`, or numbers as in `0,3`. `seeds`: default 0. `steps` of the optimiser: default each
     variant's own. `budget` as in `50m` plans variants, seeds and steps for a time. `refit` trains on all labels what
-    is trained on every fold. `workers` are processes: default one per core on CPU, one on a GPU. The plan is told on
-    stderr, and with `dry_run` that is all. Workers are spawned: a script calls this under `if __name__ == "__main__"`.
+    is trained on every fold. `workers` are processes: default one per core on CPU, one on a GPU. `logs` beside
+    log.jsonl: `tensorboard`. The plan is told on stderr, and with `dry_run` that is all. Workers are spawned: a script
+    calls this under `if __name__ == "__main__"`.
 
     Raises:
         UsageError: no such variant, fold or device, or options that contradict each other.
@@ -58,9 +60,12 @@ def train(
     from kaggle_hw4.jobs.local import run_plan
     from kaggle_hw4.jobs.plan import choose_device
     from kaggle_hw4.terminal import say
+    from kaggle_hw4.training.logs import check_logs
+    from kaggle_hw4.training.session import announce
     from kaggle_hw4.views import plan_lines
 
     began = time.monotonic()
+    check_logs(logs)
     store, split = open_split(workspace)
     target = choose_device(device)
     plan, seconds = plan_training(
@@ -78,7 +83,8 @@ def train(
     )
     say(plan_lines(plan, target))
     if plan.open and not dry_run:
-        run_plan(workspace, plan, str(target), None if seconds is None else began + seconds)
+        announce(workspace, [planned.job for planned in plan.open], store, split)
+        run_plan(workspace, plan, str(target), None if seconds is None else began + seconds, logs)
     return [found for planned in plan.jobs if (found := _trained(workspace, planned.job))]
 
 
