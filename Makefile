@@ -13,7 +13,7 @@ CLIENT := $(if $(shell grep -x 'kaggle==2.2.4' constraints.txt),2.2.5,2.2.4)
 CLIENT_PATH := $(VENV)/kaggle-$(CLIENT)
 CLIENT_TESTS := $(addprefix tests/test_,kaggle_client.py failure_table.py at_most_once.py submit.py secrets.py editions.py server.py doctor.py)
 
-.PHONY: help install demo data test test-all test-client test-wheel lint types bench docs docs-cli constraints
+.PHONY: help install demo data test test-all test-browser test-client test-wheel example-report lint types bench docs docs-cli constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ install:  ## install into the active virtual environment, or else into .venv
 demo: install  ## the whole way on synthetic voices: no account, no GPU
 	@$(BIN)/python -m kaggle_hw4.rehearsal.demo
 
+example-report: demo  ## the demo, and its report as docs/example-report.html
+	@cp demo/report.html docs/example-report.html && ls -l docs/example-report.html
+
 data: install  ## kaggle-hw4 data: download, verify, pack
 	@$(BIN)/kaggle-hw4 data
 
@@ -39,6 +42,14 @@ test: install  ## the tests (under 10 minutes on 2 cores)
 
 test-all: install  ## also the long ones
 	@$(BIN)/python -m pytest
+
+test-browser: install  ## the report in a real browser: Debian's Chromium, installed by root where it is missing
+	@command -v chromium > /dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && echo "Installing Debian's chromium ..." && \
+		apt-get update -qq > /dev/null && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium > /dev/null; \
+	} || { echo "error: there is no chromium here, and only root can install it: apt-get install chromium" >&2; exit 1; }
+	@$(BIN)/python -m pytest tests/browser/report_seen.py
 
 test-client: install  ## the tests of the Kaggle side with the other version of its client
 	@[ -d $(CLIENT_PATH) ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check \

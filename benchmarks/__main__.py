@@ -22,8 +22,9 @@ from benchmarks.competition import FULL, QUICK, Sizes, write_competition
 from benchmarks.report import Turn, measures, report, table, turns
 from benchmarks.timing import Side
 from kaggle_hw4.errors import UsageError
-from kaggle_hw4.jobs.local import WORKER_ENVIRONMENT, default_workers
 from kaggle_hw4.jobs.plan import choose_device
+from kaggle_hw4.jobs.work import WORKER_ENVIRONMENT
+from kaggle_hw4.machine import usable_cores
 from kaggle_hw4.terminal import say
 from kaggle_hw4.training.artefacts import hardware
 from kaggle_hw4.workspace import write_json, write_text
@@ -78,7 +79,7 @@ def measure(sizes: Sizes, device: str, *, quick: bool) -> dict[str, Any]:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """What a figure was measured on; `machine` names the file."""
-    cores, processor = default_workers("cpu"), hardware(device).rsplit(", ", 1)[0]
+    cores, processor = usable_cores(), hardware(device).rsplit(", ", 1)[0]
     words = re.findall(r"[a-z0-9]+", re.sub(r"\(\w+\)", "", processor.lower()))  # without (R) and (TM)
     return {
         "machine": "-".join([*words, str(cores), "cores"]),

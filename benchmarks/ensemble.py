@@ -22,7 +22,7 @@ from kaggle_hw4.ensemble.compare import compare
 from kaggle_hw4.ensemble.honest import Temperatures
 from kaggle_hw4.ensemble.members import Logits
 from kaggle_hw4.ensemble.pool import Pool
-from kaggle_hw4.jobs.local import default_workers
+from kaggle_hw4.machine import usable_cores
 from kaggle_hw4.terminal import say
 from kaggle_hw4.training.artefacts import hardware
 from kaggle_hw4.workspace import atomic_path, read_json, write_json
@@ -41,7 +41,7 @@ def main(
         sys.exit("error: this reads the memory of processes from /proc, which only Linux has.")
     found: dict[str, Any] = {
         "processor": hardware(torch.device("cpu")).rsplit(", ", 1)[0],
-        "cores": default_workers("cpu"),
+        "cores": usable_cores(),
         "rows": utterances,
         "speakers": _SPEAKERS,
         "runs": [],

@@ -71,7 +71,7 @@ def _pair(job: Job, store: Store, folds: Folds) -> dict[str, float]:
     model = ours.group.model(0, ours.group.weights, ours.group.buffers)
     _train_stock(stock, v, frames, sampler)
     labels = store.labels[held_out]
-    whole = [frames.whole(np.array([row]))[0][0] for row in held_out]
+    whole = [frames.pieces(store.offsets[[row]], store.lengths[[row]])[0][0] for row in held_out]
     return {
         "ours": accuracy(predict(model, frames, held_out), labels),
         "stock": accuracy(predict_each(stock, whole, CPU).numpy(), labels),

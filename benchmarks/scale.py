@@ -29,7 +29,8 @@ from kaggle_hw4.data.crops import Frames
 from kaggle_hw4.data.store import open_store
 from kaggle_hw4.folds import load_folds
 from kaggle_hw4.inference import predict
-from kaggle_hw4.jobs.local import WORKER_ENVIRONMENT, default_workers
+from kaggle_hw4.jobs.work import WORKER_ENVIRONMENT
+from kaggle_hw4.machine import usable_cores
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.runs import Run, job_of
 from kaggle_hw4.terminal import say
@@ -54,7 +55,7 @@ def main(
         sys.exit("error: this reads the memory of processes from /proc, which only Linux has.")
     found: dict[str, Any] = {
         "processor": hardware(torch.device("cpu")).rsplit(", ", 1)[0],
-        "cores": default_workers("cpu"),
+        "cores": usable_cores(),
         "torch": torch.__version__,
         "bound_mb": BOUND_MB,
         "runs": read_json(output, "")["runs"] if output and output.exists() else [],

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kaggle_hw4.data.crops import Utterances, length_buckets
+from kaggle_hw4.data.crops import Utterances, length_buckets, random_crops
 from kaggle_hw4.models.layers import ATTENTION_PAIRS
 
 # Frames in one batch. On CPU what stays in the cache: against one utterance at a time with PyTorch's own layers
@@ -31,9 +31,13 @@ def predict(
     """Logits (len(rows), speakers) float32 of the whole utterances at `rows`, in that order.
 
     With `crops`, where an utterance is longer than `crop` frames, the mean of these and of the mean
-    over so many crops, spread evenly. `tick` is called after each batch.
+    over so many crops, spread evenly. `tick` is called after each batch. Where the memory does not
+    suffice, batches become smaller.
+
+    Raises:
+        torch.OutOfMemoryError: not even one utterance fits.
     """
-    logits = _predict_whole(model, frames, rows, tick)
+    logits = _predict_pieces(model, frames, frames.offsets[rows], frames.lengths[rows], tick)
     longer = np.flatnonzero(frames.lengths[rows] > crop)
     if crops and len(longer):
         logits[longer] = (logits[longer] + _predict_spread(model, frames, rows[longer], tick, crops, crop)) / 2
@@ -47,37 +51,45 @@ def _predict_spread(
     shares = np.linspace(0, 1, crops) if crops > 1 else np.array([0.5])
     room = frames.lengths[rows] - crop
     starts = (frames.offsets[rows][:, None] + shares * room[:, None]).astype(np.int64).ravel()
-    size = max(1, BATCH_TOKENS[frames.device.type] // crop)
-    parts = []
-    for first in range(0, len(starts), size):
-        batch = starts[first : first + size]
-        x, _ = frames.pieces(batch, np.full(len(batch), crop))
-        parts.append(model(x).float().cpu().numpy())
-        tick()
-    return np.concatenate(parts).reshape(len(rows), crops, -1).mean(1)
+    logits = _predict_pieces(model, frames, starts, np.full(len(starts), crop), tick)
+    return logits.reshape(len(rows), crops, -1).mean(1)
 
 
-def _predict_whole(model: nn.Module, frames: Utterances, rows: np.ndarray, tick: Callable[[], None]) -> np.ndarray:
+def _predict_pieces(
+    model: nn.Module, frames: Utterances, starts: np.ndarray, lengths: np.ndarray, tick: Callable[[], None]
+) -> np.ndarray:
+    """Logits of the pieces of the store that begin at frame `starts` (n,) and are `lengths` (n,) frames long."""
     model.eval()
     logits: np.ndarray | None = None
     tokens = BATCH_TOKENS[frames.device.type]
-    for bucket in length_buckets(frames.lengths[rows], tokens=tokens, attention=ATTENTION_PAIRS):
-        batch = model(*frames.whole(rows[bucket])).float().cpu().numpy()
+    waiting = length_buckets(lengths, tokens=tokens, attention=ATTENTION_PAIRS)[::-1]
+    while waiting:
+        bucket = waiting.pop()
+        try:
+            batch = model(*frames.pieces(starts[bucket], lengths[bucket])).float().cpu().numpy()
+        except torch.OutOfMemoryError:
+            if len(bucket) == 1:
+                raise
+            left = np.concatenate([bucket, *reversed(waiting)])
+            half = len(bucket) * int(lengths[bucket].max()) // 2
+            smaller = length_buckets(lengths[left], tokens=half, attention=ATTENTION_PAIRS)
+            waiting = [left[part] for part in reversed(smaller)]
+            continue
         if logits is None:
-            logits = np.empty((len(rows), batch.shape[1]), np.float32)
+            logits = np.empty((len(starts), batch.shape[1]), np.float32)
         logits[bucket] = batch
         tick()
-    assert logits is not None, "no utterances to predict"
+    assert logits is not None, "nothing to predict"
     return logits
 
 
 @torch.inference_mode()
-def predict_crops(model: nn.Module, frames: Utterances, rows: np.ndarray, crop: int) -> np.ndarray:
+def predict_crops(
+    model: nn.Module, frames: Utterances, rows: np.ndarray, crop: int, tick: Callable[[], None] = lambda: None
+) -> np.ndarray:
     """Logits of one random crop of each utterance, the course's way of validating: for comparison only."""
-    model.eval()
-    rng = np.random.default_rng(0)
-    chunks = [rows[i : i + 128] for i in range(0, len(rows), 128)]
-    return np.concatenate([model(*frames.crops(chunk, crop, rng)).float().cpu().numpy() for chunk in chunks])
+    starts, lengths = random_crops(frames, rows, crop, np.random.default_rng(0))
+    return _predict_pieces(model, frames, starts, lengths, tick)
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:

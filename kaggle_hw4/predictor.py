@@ -34,7 +34,10 @@ _LONGEST = 7_200
 
 @dataclass(frozen=True)
 class Part:
-    """A member: the models of its folds and its refit, whose mean logits count `beta` (weight / temperature) times."""
+    """One member: a model for each fold, and the refit if there is one.
+
+    Their mean logits are multiplied with `beta` (weight / temperature).
+    """
 
     name: str
     variant: Variant

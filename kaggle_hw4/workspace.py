@@ -110,11 +110,12 @@ def _sweep(path: Path) -> None:
     """Remove what a killed process left behind while writing `path`."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         pid = leftover.name.split(".")[-2]
-        if pid.isdigit() and not _alive(int(pid)):
+        if pid.isdigit() and not alive(int(pid)):
             _remove(leftover)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process of this machine still runs."""
     if os.name != "posix":
         return True  # there is no harmless signal to ask with: keep the file
     try:

@@ -55,3 +55,16 @@ def kaggle(competition_folder: Path, port: Port, tmp_path: Path, monkeypatch: py
     for name, value in client_environment(port.number, home).items():
         monkeypatch.setenv(name, value)
     return port.server
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """What one worker makes of the tiny data, undisturbed."""
+    import at_work  # imports torch, which must not come before the settings above
+    import tiny
+
+    root = tmp_path_factory.mktemp("undisturbed")
+    tiny.store(root)
+    code, stderr = at_work.finish(at_work.start(root, "--workers", "1"))
+    assert code == 0, stderr
+    return at_work.artefacts(root)

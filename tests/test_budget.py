@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -12,10 +11,11 @@ import torch
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, HW4Error, UsageError
 from kaggle_hw4.folds import Folds, make_folds
-from kaggle_hw4.jobs import local
 from kaggle_hw4.jobs.budget import Allotment, allot, kept, parse_duration
 from kaggle_hw4.jobs.calibrate import Cost, measure
+from kaggle_hw4.jobs.engine import part_of_the_time, rounds_left
 from kaggle_hw4.jobs.plan import Plan, PlannedJob, job_seconds, make_plan
+from kaggle_hw4.jobs.work import work
 from kaggle_hw4.runs import Job
 from kaggle_hw4.variants import Variant, expand, variant
 from kaggle_hw4.workspace import Workspace
@@ -151,7 +151,8 @@ def test_on_a_gpu_jobs_of_a_variant_go_together_in_equal_parts() -> None:
 
 
 def test_out_of_memory_halves_the_group(data: tuple[Store, Folds], monkeypatch: pytest.MonkeyPatch) -> None:
-    root = data[0].folder.parents[1]
+    store, folds = data
+    workspace = Workspace(store.folder.parents[1])
     jobs = [Job("sample", variant("sample"), 0, fold) for fold in (0, 1, 2)]
     tried: list[list[int]] = []
 
@@ -161,14 +162,12 @@ def test_out_of_memory_halves_the_group(data: tuple[Store, Folds], monkeypatch: 
             raise torch.OutOfMemoryError("CUDA out of memory")
         return {}
 
-    monkeypatch.setattr("kaggle_hw4.training.session.do_jobs", crowded)
-    monkeypatch.setattr(local, "_stop", type("Stop", (), {"is_set": staticmethod(lambda: False)}), raising=False)
+    monkeypatch.setattr("kaggle_hw4.jobs.work.do_jobs", crowded)
     with pytest.raises(DataError, match="out of memory"):
-        local._work(root, jobs, "cpu")
+        work(workspace, jobs, store, folds, torch.device("cpu"), lambda: False)
     assert tried == [[0, 1, 2], [0], [1, 2], [1], [2]]
 
 
-def test_a_late_group_leaves_their_time_to_those_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [local._rounds_left(number, 5, 2) for number in range(5)] == [3, 3, 2, 2, 1]
-    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: 100.0))
-    assert local._Slot(deadline=415, rounds=3, closing=10).ends() == 100 + 300 / 3 - 20
+def test_a_late_group_leaves_their_time_to_those_after_it() -> None:
+    assert [rounds_left(number, 5, 2) for number in range(5)] == [3, 3, 2, 2, 1]
+    assert part_of_the_time(315, rounds=3, closing=10) == 300 / 3 - 20

@@ -63,6 +63,12 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
     assert done.stdout == "set()\n"
 
 
+def test_ray_is_not_imported_unless_it_is_asked_for() -> None:
+    code = "import kaggle_hw4.jobs.command, sys; print('torch' in sys.modules, 'ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True False\n"
+
+
 @pytest.mark.parametrize("command", [*COMMANDS, "rehearsal make", "rehearsal serve"])
 def test_every_command_explains_itself(command: str) -> None:
     result = run(*command.split(), "--help")

@@ -20,6 +20,9 @@ from kaggle_hw4.data.store import open_store
 from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.folds import make_folds
 from kaggle_hw4.inference import predict
+from kaggle_hw4.jobs import calibrate
+from kaggle_hw4.jobs.calibrate import Cost, measure
+from kaggle_hw4.jobs.plan import make_plan
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.runs import REFIT, Job, Run, claim, identity, job_of, run_of, with_steps
 from kaggle_hw4.training import trainer
@@ -240,6 +243,91 @@ def test_work_made_from_something_else_is_refused_with_the_difference(session: S
     with pytest.raises(DataError) as error:
         other.do(job)
     assert f"data {session.store.hash} there, {other.store.hash} now" in str(error.value)
+
+
+def test_runs_made_elsewhere_join_if_they_are_of_the_same_data_and_split(session: Session) -> None:
+    """A laptop's or a team-mate's folders, copied: the finished one is done, the begun one goes on."""
+    done, begun = (Job("sample", small("sample"), seed=0, fold=fold) for fold in (0, 1))
+    elsewhere = copy_of(session, "elsewhere")
+    elsewhere.do(done)
+    with pytest.raises(Stopped):
+        elsewhere.do(begun, after(5))
+    shutil.copytree(elsewhere.workspace.runs, session.workspace.runs)
+
+    def planned(session: Session) -> list[tuple[int, bool]]:
+        jobs = make_plan(
+            session.workspace,
+            session.store,
+            session.folds,
+            chosen={"sample": done.variant},
+            fold_numbers=[0, 1],
+            seeds=[0],
+            costs=lambda name, v: Cost(0.1, 1, 1000),
+            workers=1,
+        ).jobs
+        return [(p.done_steps, p.finished) for p in jobs]
+
+    assert [finished for _, finished in planned(session)] == [True, False]
+    run = session.do(begun)
+    assert run.weights.read_bytes() == elsewhere.do(begun).weights.read_bytes()
+    assert planned(session) == [(12, True), (12, True)]
+
+    other = session.workspace.root / "other"
+    shutil.copytree(session.workspace.data, other / "data")
+    make_folds(session.store, Workspace(other).folds_file, k=3, seed=1)
+    shutil.copytree(elsewhere.workspace.runs, other / "runs")
+    stranger = Session(other)
+    with pytest.raises(DataError) as error:
+        planned(stranger)
+    assert f"folds {session.folds.hash} there, {stranger.folds.hash} now" in str(error.value)
+
+
+class Narrow(torch.nn.Module):
+    """Sums of the frames of each utterance, exact in any batch; out of memory beyond so many padded frames."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.refused, self.accepted = room, 0, [0]
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        if x.shape[0] * x.shape[1] > self.room:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.accepted.append(x.shape[0] * x.shape[1])
+        real = torch.full((len(x),), x.shape[1]) if lengths is None else lengths
+        mask = torch.arange(x.shape[1]) < real[:, None]
+        return torch.where(mask[..., None], x.round(), 0).sum(1)
+
+
+def test_prediction_out_of_memory_goes_on_with_smaller_batches(session: Session) -> None:
+    frames, rows = Frames(session.store, CPU), session.store.train_rows
+    longest = int(session.store.lengths[rows].max())
+    roomy, narrow = Narrow(10**9), Narrow(5 * longest // 2)
+    expected, got = (predict(model, frames, rows, crops=3, crop=24) for model in (roomy, narrow))
+    np.testing.assert_array_equal(got, expected)
+    assert 0 < narrow.refused <= 8  # not once a batch: what is left is cut smaller too
+    assert max(narrow.accepted) > longest  # but not to one utterance at a time
+    with pytest.raises(torch.OutOfMemoryError):
+        predict(Narrow(longest - 1), frames, rows)
+
+
+def test_calibration_out_of_memory_plans_fewer_models(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def timed(models: int) -> Cost:
+        tried.append(models)
+        if models > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Cost(0.1, models, 1000)
+
+    monkeypatch.setattr(calibrate, "Frames", lambda store, device: None)
+    monkeypatch.setattr(calibrate, "_fitting", lambda variant, frames, sharing: 7 // sharing)
+    monkeypatch.setattr(calibrate, "_trainer", lambda variant, frames, models: models)
+    monkeypatch.setattr(calibrate, "_timed", timed)
+    cuda = torch.device("cuda")
+    assert measure(small("sample"), session.store, cuda, wanted=20).together == 1
+    assert tried == [7, 3, 1]
+    assert measure(small("sample"), session.store, cuda, wanted=20, sharing=3).together == 2
 
 
 def test_a_start_that_trained_nothing_claims_nothing(session: Session) -> None:

@@ -25,8 +25,8 @@ class Bench:
         per_speaker = len(self.store.test_rows) // len(self.store.speakers)
         self.answers = np.repeat(np.arange(len(self.store.speakers))[::-1], per_speaker)
 
-    def run(self, name: str, fold: int, oof: np.ndarray, test: np.ndarray) -> Run:
-        job = Job(name, variant(name), 0, fold)
+    def run(self, name: str, fold: int, oof: np.ndarray, test: np.ndarray, *, seed: int = 0) -> Run:
+        job = Job(name, variant(name), seed, fold)
         run = run_of(self.workspace, job)
         run.folder.mkdir(parents=True, exist_ok=True)
         claim(run, identity(job, self.store, self.folds))

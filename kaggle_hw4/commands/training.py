@@ -1,5 +1,6 @@
 """Commands about models: `variants`, `train`, `predict`."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -7,6 +8,13 @@ import typer
 from kaggle_hw4 import verbs
 from kaggle_hw4.commands.common import MAX_SEED, Device, Json, Names, emit, next_command
 from kaggle_hw4.commands.completion import complete_variants
+
+
+class Engines(StrEnum):
+    """What does the work."""
+
+    local = "local"
+    ray = "ray"
 
 
 def variants(as_json: Json = False) -> None:
@@ -42,8 +50,15 @@ def train(
     ] = False,
     device: Device = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes side by side. [default: one per core on CPU, one on a GPU]")
+        int | None, typer.Option(min=1, help="Processes side by side. [default: one per core on CPU, one per GPU]")
     ] = None,
+    engine: Annotated[Engines, typer.Option(help="This machine, or a Ray cluster.")] = Engines.local,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the Ray cluster. [default: one of its own on this machine]")
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="On a GPU: PyTorch's deterministic algorithms. A CPU always is.")
+    ] = False,
     log: Annotated[
         list[str] | None, typer.Option(help="Log in this format too: tensorboard (in each run's folder).")
     ] = None,
@@ -60,6 +75,9 @@ def train(
         refit=refit,
         device=device,
         workers=workers,
+        engine=engine,
+        address=address,
+        deterministic=deterministic,
         logs=log or [],
         dry_run=dry_run,
     )

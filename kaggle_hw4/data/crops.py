@@ -30,16 +30,6 @@ class Utterances:
         # `index_select`, not `[places]`: 21 against 140 µs for 32 crops on CPU.
         return self._frames.index_select(0, places).float().view(*starts.shape, longest, N_MELS)
 
-    def whole(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
-        """The whole utterances at `rows`; lengths None when all are equal."""
-        return self.pieces(self.offsets[rows], self.lengths[rows])
-
-    def crops(self, rows: np.ndarray, crop: int, rng: np.random.Generator) -> tuple[Tensor, Tensor | None]:
-        """A random crop of `crop` frames of each utterance at `rows`; shorter ones are taken whole."""
-        lengths = self.lengths[rows]
-        starts = rng.integers(0, np.maximum(lengths - crop, 0), endpoint=True)
-        return self.pieces(self.offsets[rows] + starts, np.minimum(lengths, crop))
-
     def pieces(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """`lengths` frames from frame `starts` on; lengths None when all are equal."""
         longest = int(lengths.max())
@@ -54,6 +44,15 @@ class Frames(Utterances):
     def __init__(self, store: Store, device: torch.device) -> None:
         super().__init__(store.frames, store.offsets, store.lengths, device)
         self.store = store
+
+
+def random_crops(
+    utterances: Utterances, rows: np.ndarray, crop: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where a crop of `crop` frames of each utterance at `rows` begins, and its length: shorter ones are whole."""
+    lengths = utterances.lengths[rows]
+    starts = rng.integers(0, np.maximum(lengths - crop, 0), endpoint=True)
+    return utterances.offsets[rows] + starts, np.minimum(lengths, crop)
 
 
 class Batches(NamedTuple):

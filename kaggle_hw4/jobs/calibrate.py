@@ -24,38 +24,46 @@ class Cost:
     parameters: int
 
 
-def measure(variant: Variant, store: Store, device: torch.device, wanted: int) -> Cost:
-    """Time steps of `variant`; on a GPU of as many of the `wanted` models at once as its memory holds.
+def measure(variant: Variant, store: Store, device: torch.device, wanted: int, sharing: int = 1) -> Cost:
+    """Time steps of `variant`; on a GPU of as many of the `wanted` models at once as a `sharing`th of its memory holds.
 
     Raises:
         DataError: the GPU does not hold the data and one model.
     """
-    try:
-        frames = Frames(store, device)
-        together = 1 if device.type == "cpu" else min(wanted, _fitting(variant, frames))
-        trainer = _trainer(variant, frames, together)
-        lengths = len(variant.crop_lengths)
-        steps = lengths * -(-_TIMED_STEPS // lengths)
-        for _ in range(lengths if device.type == "cuda" else 1):  # a GPU captures a graph for each
-            trainer.train_step()
-        _wait_for(device)
-        began = time.perf_counter()
-        for _ in range(steps):
-            trainer.train_step()
-        _wait_for(device)
-        seconds = (time.perf_counter() - began) / steps
-    except torch.OutOfMemoryError as error:
-        reason = (str(error).splitlines() or ["no memory left"])[0]
-        raise DataError(f"{device} has too little memory: {reason}", "Use another GPU, or --device cpu.") from None
-    cost = Cost(seconds, together, trainer.group.weights.shape[1])
+    together = wanted
+    while True:
+        try:
+            frames = Frames(store, device)
+            together = 1 if device.type == "cpu" else min(together, _fitting(variant, frames, sharing))
+            cost = _timed(_trainer(variant, frames, together))
+            break
+        except torch.OutOfMemoryError as error:
+            reason = (str(error).splitlines() or ["no memory left"])[0]
+        if together == 1:
+            raise DataError(f"{device} has too little memory: {reason}", "Use another GPU, or --device cpu.")
+        together //= 2
     if device.type == "cuda":  # the memory is the workers' from here on
-        del trainer, frames
+        del frames
         torch.cuda.empty_cache()
     return cost
 
 
-def _fitting(variant: Variant, frames: Frames) -> int:
-    """How many models' training the free memory of the GPU holds, at least 1."""
+def _timed(trainer: Trainer) -> Cost:
+    lengths = len(trainer.variant.crop_lengths)
+    steps = lengths * -(-_TIMED_STEPS // lengths)
+    for _ in range(lengths if trainer.device.type == "cuda" else 1):  # a GPU captures a graph for each
+        trainer.train_step()
+    _wait_for(trainer.device)
+    began = time.perf_counter()
+    for _ in range(steps):
+        trainer.train_step()
+    _wait_for(trainer.device)
+    seconds = (time.perf_counter() - began) / steps
+    return Cost(seconds, len(trainer.seeds), trainer.group.weights.shape[1])
+
+
+def _fitting(variant: Variant, frames: Frames, sharing: int) -> int:
+    """How many models' training a worker's share of the free memory of the GPU holds, at least 1."""
     device = frames.device
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -63,7 +71,7 @@ def _fitting(variant: Variant, frames: Frames) -> int:
     one = torch.cuda.max_memory_allocated(device) - before
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    return max(1, int(free * _USABLE) // one)
+    return max(1, int(free * _USABLE / sharing) // one)
 
 
 def _trainer(variant: Variant, frames: Frames, models: int, capture: bool = True) -> Trainer:

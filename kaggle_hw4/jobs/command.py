@@ -1,17 +1,50 @@
 """From what the user asks of `train` to a plan."""
 
-import torch
-
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.budget import allot, kept, parse_duration
-from kaggle_hw4.jobs.local import default_workers
-from kaggle_hw4.jobs.plan import Plan, choose_folds, costs_on, make_plan
+from kaggle_hw4.jobs.engine import Engine
+from kaggle_hw4.jobs.local import LocalEngine
+from kaggle_hw4.jobs.plan import Plan, choose_device, choose_folds, make_plan
+from kaggle_hw4.jobs.work import Options
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import REFIT, Job, check_identity, identity, job_of, member_name, run_of, with_steps
 from kaggle_hw4.variants import expand, variant
 from kaggle_hw4.workspace import Workspace
+
+
+def open_engine(
+    workspace: Workspace,
+    store: Store,
+    folds: Folds,
+    *,
+    engine: str,
+    address: str | None,
+    device: str,
+    workers: int | None,
+    options: Options,
+) -> Engine:
+    """The engine `local` or `ray`, which does not begin anything yet.
+
+    Raises:
+        UsageError: a device that is not there, or an `address` for nothing.
+    """
+    if engine == "ray":
+        from kaggle_hw4.jobs.ray_engine import RayEngine
+
+        return RayEngine(
+            workspace,
+            store,
+            folds,
+            address=address,
+            device=device,
+            workers=workers,
+            options=options,
+        )
+    if address is not None:
+        raise UsageError("--address without --engine ray", "Add --engine ray, or leave the address out.")
+    return LocalEngine(workspace, store, choose_device(device), workers, options)
 
 
 def plan_training(
@@ -25,8 +58,7 @@ def plan_training(
     steps: int | None,
     budget: str | None,
     refit: bool = False,
-    device: torch.device,
-    workers: int | None,
+    engine: Engine,
 ) -> tuple[Plan, float | None]:
     """The plan, and the seconds it may take (None without `budget`).
 
@@ -35,9 +67,6 @@ def plan_training(
             `refit` of what is not cross-validated, or with options that contradict it.
         DataError: see `make_plan`.
     """
-    if device.type == "cpu":
-        torch.set_num_threads(1)  # as the workers: the plan's times are theirs
-    workers = workers or default_workers(device.type)
     if refit:
         if fold != "all" or steps is not None or budget is not None:
             raise UsageError(
@@ -52,7 +81,7 @@ def plan_training(
     for name, v in chosen.items():
         check_fits(name, v, store)
     seconds = None if budget is None else parse_duration(budget)
-    costs = costs_on(store, device, len(fold_numbers) * len(seeds or [0]))
+    costs, workers = engine.costs(len(fold_numbers) * len(seeds or [0])), engine.workers
     if seconds is not None:
         request: dict[str, object] = {
             "budget": budget,

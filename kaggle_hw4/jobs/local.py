@@ -1,205 +1,174 @@
-"""Run jobs side by side on this machine: one process per worker, one thread each on CPU."""
+"""Run jobs side by side on this machine: a process per core, of one thread each, or a process per GPU."""
 
 import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context, parent_process
-from multiprocessing.synchronize import Event
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import Any
 
-from kaggle_hw4.errors import DataError, HW4Error, PendingError
-from kaggle_hw4.jobs.display import TrainingDisplay
-from kaggle_hw4.jobs.plan import Plan, PlannedJob
+import torch
+
+from kaggle_hw4.data.store import Store, open_store
+from kaggle_hw4.errors import HW4Error
+from kaggle_hw4.folds import load_folds
+from kaggle_hw4.jobs.engine import LOOK_SECONDS, STOP_SECONDS, Answer, Lost, silence
+from kaggle_hw4.jobs.plan import Costs, costs_on, devices_of
+from kaggle_hw4.jobs.work import WORKER_ENVIRONMENT, Options, answer_of, monotonic_end, prepare_torch, work
 from kaggle_hw4.machine import usable_cores
 from kaggle_hw4.runs import Job
-from kaggle_hw4.terminal import say
 from kaggle_hw4.workspace import Workspace
 
-# What the training processes start with on CPU. Spinning threads would fight over the cores. The allocator
-# keeps what it has: given back after each step, 10,000 pages are faulted in anew (transformer: 184 → 156 ms a
-# step), and large pages save the look-ups of small ones (another 4 %). glibc reads these, others ignore them.
-WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "MALLOC_MMAP_THRESHOLD_": str(4 * 2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30),
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-}
-
-_RESERVE_SECONDS = 15.0  # before a deadline, when all should be written
-
-_stop: Event
+_CONTEXT = get_context("spawn")
 _at_work = threading.Lock()
 
 
-def default_workers(device_type: str) -> int:
-    """One per usable core on CPU; one on a GPU."""
-    if device_type != "cpu":
-        return 1
-    return usable_cores()
+@dataclass
+class _Worker:
+    """A process, the pipe to it, and memory it shares: `stop` asks it to stop, `signs` are its signs of life.
 
-
-def run_plan(
-    workspace: Workspace, plan: Plan, device: str, deadline: float | None = None, logs: Sequence[str] = ()
-) -> None:
-    """Do the open jobs of `plan`; a job that fails does not stop the others.
-
-    With a `deadline` trainings that are late end early, so that all have their part of the time.
-    `logs`: see `do_jobs`.
-
-    Raises:
-        PendingError: `deadline`, on the clock `time.monotonic`, came before the end; checkpoints are written.
-        HW4Error: the first failure of a job, after the others are done; DataError: a worker died.
-        KeyboardInterrupt: interrupted (SIGINT or SIGTERM), after all workers wrote their checkpoints.
-        Exception: a job failed in an unforeseen way, after the others are done.
+    Not multiprocessing's events, queues or pools: a process killed while it holds one of their locks has all
+    others wait for ever.
     """
-    failures: dict[Job, Exception] = {}
-    os.environ.update(WORKER_ENVIRONMENT if device == "cpu" else {})  # before any worker starts
-    context = get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(plan.workers, context, _start_worker, (stop,))
-    futures: dict[Future[dict[Job, HW4Error]], list[PlannedJob]] = {}
-    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with TrainingDisplay(workspace, plan) as display:
-            # Workers are started by `submit` and inherit this: Ctrl-C is the parent's to handle.
-            interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
-            for number, group in enumerate(plan.groups):
-                slot = None
-                if deadline is not None:
-                    rounds = _rounds_left(number, len(plan.groups), plan.workers)
-                    slot = _Slot(deadline, rounds, sum(planned.closing for planned in group))
-                jobs = [planned.job for planned in group]
-                futures[pool.submit(_work, workspace.root, jobs, device, slot, logs)] = group
-            signal.signal(signal.SIGINT, interrupted)
-            waiting = set(futures)
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in done:
-                    failed: dict[Job, Exception] = {}
-                    try:
-                        failed |= future.result()
-                    except BrokenProcessPool:
-                        raise DataError(
-                            "a training process died (killed, or out of memory?)",
-                            "Run the same command again: it goes on from the checkpoints. "
-                            "With --workers 1 it needs the least memory.",
-                        ) from None
-                    except Exception as error:
-                        failed |= {planned.job: error for planned in futures[future]}
-                    for planned in futures[future]:
-                        if planned.job not in failed:
-                            display.finished(planned)
-                    for job, reason in failed.items():
-                        failures[job] = reason
-                        say(f"{job} failed: {reason}")
-                # The pool calls a job "running" when it is next in line: the workers have the first of these.
-                running = [group for future, group in futures.items() if future in waiting and future.running()]
-                display.refresh([planned for group in running[: plan.workers] for planned in group])
-                if deadline is not None and waiting and time.monotonic() > deadline:
-                    undone = [planned.job for future in waiting for planned in futures[future]]
-                    raise PendingError(
-                        f"the time is up, with {len(undone)} of {len(plan.jobs)} jobs not done",
-                        "Run the same command again: it goes on from the checkpoints. Or blend the members that "
-                        "are complete: kaggle-hw4 ensemble NAME …, and submit what it writes.",
-                    )
-    except KeyboardInterrupt:
-        say("Stopping: the trainings write their checkpoints …")
-        raise
-    finally:
-        # A second Ctrl-C must not break off the shutdown: the pool would never end.
-        interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+
+    process: SpawnProcess
+    pipe: Connection
+    stop: Any
+    signs: Any
+    number: int | None = None  # of the group it works on
+    hung: bool = False
+
+
+class LocalEngine:
+    """Worker i on the i-th of the devices: all GPUs with `cuda`, one worker for each unless asked for more."""
+
+    def __init__(
+        self, workspace: Workspace, store: Store, device: torch.device, workers: int | None, options: Options
+    ) -> None:
+        self.device = device
+        self._devices = devices_of(device)
+        self.workers = workers or (usable_cores() if device.type == "cpu" else len(self._devices))
+        self._workspace, self._store, self._options = workspace, store, options
+        self._workers: dict[int, _Worker] = {}  # by place
+
+    def costs(self, jobs_of_a_variant: int) -> Costs:
+        prepare_torch(self._devices[0], self._options.deterministic)  # as the workers: the plan's times are theirs
+        sharing = -(-self.workers // len(self._devices))
+        return costs_on(self._store, self._devices[0], jobs_of_a_variant, sharing)
+
+    def start(self, number: int, jobs: list[Job], seconds: float | None) -> bool:
+        places = self._workers
+        free = next(place for place in range(self.workers) if place not in places or places[place].number is None)
+        if free in places and not places[free].process.is_alive():
+            self._remove(free)
+        worker = places[free] = places.get(free) or self._new(self._devices[free % len(self._devices)])
+        worker.number, worker.signs.value = number, 0
+        with suppress(OSError):  # it died just now: its pipe will tell
+            worker.pipe.send((jobs, monotonic_end(seconds)))
+        return True
+
+    def _new(self, device: torch.device) -> _Worker:
+        if device.type == "cpu":
+            os.environ.update(WORKER_ENVIRONMENT)  # read when the process starts
+        ours, theirs = _CONTEXT.Pipe()
+        stop, signs = _CONTEXT.RawValue("b", 0), _CONTEXT.RawValue("Q", 0)
+        arguments = (theirs, stop, signs, self._workspace.root, device, self._options)
+        process = _CONTEXT.Process(target=_serve, args=arguments, daemon=True)
+        interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is this process's to handle
+        process.start()
         signal.signal(signal.SIGINT, interrupted)
-        signal.signal(signal.SIGTERM, terminated)
-    if failures:
-        job, first = next(iter(failures.items()))
-        if not isinstance(first, HW4Error):
-            raise first
-        more = f" (and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
-        raise type(first)(f"{job}: {first.cause}{more}", first.remedy)
+        theirs.close()  # or the pipe would not break without the worker
+        return _Worker(process, ours, stop, signs)
+
+    def answers(self) -> list[tuple[int, Answer]]:
+        busy = {worker.pipe: place for place, worker in self._workers.items() if worker.number is not None}
+        answers: list[tuple[int, Answer]] = []
+        for pipe in wait(list(busy), LOOK_SECONDS):
+            assert isinstance(pipe, Connection)
+            place = busy[pipe]
+            worker = self._workers[place]
+            number, worker.number = worker.number, None
+            assert number is not None, "it is busy"
+            try:
+                answers.append((number, pipe.recv()))
+            except (EOFError, OSError):
+                self._remove(place)
+                code = worker.process.exitcode or 0
+                how = f"by {signal.Signals(-code).name}; out of memory?" if code < 0 else f"with exit code {code}"
+                reason = silence() if worker.hung else f"its worker ended ({how})"
+                answers.append((number, Lost(reason)))
+        return answers
+
+    def _remove(self, place: int) -> None:
+        worker = self._workers.pop(place)
+        worker.pipe.close()
+        worker.process.join()
+
+    def signs_of_life(self, number: int) -> int:
+        return int(self._of(number).signs.value)
+
+    def give_up(self, number: int) -> None:
+        worker = self._of(number)
+        worker.hung = True
+        worker.process.kill()
+
+    def _of(self, number: int) -> _Worker:
+        return next(worker for worker in self._workers.values() if worker.number == number)
+
+    def close(self) -> None:
+        workers, self._workers = list(self._workers.values()), {}
+        for worker in workers:
+            worker.stop.value = 1
+        end = time.monotonic() + STOP_SECONDS
+        for worker in workers:
+            with suppress(OSError):  # it is dead
+                worker.pipe.send(None)
+            worker.process.join(max(0.0, end - time.monotonic()))
+            worker.process.kill()
+            worker.process.join()
+            worker.pipe.close()
 
 
-def _start_worker(stop: Event) -> None:
-    global _stop
-    _stop = stop
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _serve(pipe: Connection, stop: Any, signs: Any, root: Path, device: torch.device, options: Options) -> None:
+    """A worker: does what comes through the pipe, until nothing does."""
+
+    def asked_to_end(*_: object) -> None:
+        stop.value = 1
+
+    signal.signal(signal.SIGTERM, asked_to_end)  # a batch system sends it to every process
+    threading.Thread(target=_end_with_parent, args=[stop], daemon=True).start()
+    workspace = Workspace(root)
+    prepare_torch(device, options.deterministic)
+
+    def should_stop() -> bool:
+        signs.value += 1
+        return bool(stop.value)
+
+    def do(jobs: list[Job], until: float | None) -> dict[Job, HW4Error]:
+        store = open_store(workspace.store)
+        folds = load_folds(store, workspace.folds_file)
+        return work(workspace, jobs, store, folds, device, should_stop, until, options.logs)
+
+    while (request := pipe.recv()) is not None:
+        should_stop()
+        with _at_work:
+            answer = answer_of(workspace, partial(do, *request))
+        if stop.value:
+            return  # the checkpoints are written; nobody waits for the answer, or the job is not done
+        pipe.send(answer)
 
 
-def _end_with_parent() -> None:
-    """The pool's workers outlive a parent that was killed: waiting for work for ever, or training on."""
+def _end_with_parent(stop: Any) -> None:
+    """A parent that was killed cannot end its workers: they end themselves, with checkpoints written."""
     parent = parent_process()
     assert parent is not None, "a worker has a parent"
     parent.join()
-    _stop.set()
-    with _at_work:  # until the checkpoint is written
+    stop.value = 1
+    with _at_work:
         os._exit(1)
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A group's part of the time that is left when it begins: its worker does `rounds` more, this one included.
-
-    On a machine slower than it was in calibration trainings end early rather than never.
-    """
-
-    deadline: float
-    rounds: int
-    closing: float
-
-    def ends(self) -> float:
-        now = time.monotonic()
-        return now + (self.deadline - _RESERVE_SECONDS - now) / self.rounds - 2 * self.closing
-
-
-def _rounds_left(number: int, groups: int, workers: int) -> int:
-    """How many groups the worker of group `number` does from there on, this one included."""
-    return -(-groups // workers) - number // workers
-
-
-def _work(
-    root: Path, jobs: list[Job], device: str, slot: _Slot | None = None, logs: Sequence[str] = ()
-) -> dict[Job, HW4Error]:
-    """Do jobs of one variant together, in two halves one after the other where the memory does not suffice."""
-    import torch
-
-    from kaggle_hw4.data.store import open_store
-    from kaggle_hw4.folds import load_folds
-    from kaggle_hw4.training.session import do_jobs
-    from kaggle_hw4.training.stopping import Stopped
-
-    if device == "cpu":
-        torch.set_num_threads(1)
-    workspace = Workspace(root)
-    store = open_store(workspace.store)
-    folds = load_folds(store, workspace.folds_file)
-
-    failures: dict[Job, HW4Error] = {}
-    waiting = [jobs]
-    until = slot.ends() if slot else None
-    with _at_work, suppress(Stopped):
-        while waiting and not _stop.is_set():
-            group = waiting.pop()
-            try:
-                failures |= do_jobs(workspace, group, store, folds, torch.device(device), _stop.is_set, until, logs)
-                continue
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                reason = (str(error).splitlines() or ["no memory left"])[0]
-            if len(group) == 1:
-                raise DataError(
-                    f"out of memory: {reason}", "Run the same command with fewer --workers; it goes on from here."
-                )
-            # Out of the except: its traceback would keep the tensors of the attempt.
-            if device != "cpu":
-                torch.cuda.empty_cache()
-            waiting += [group[len(group) // 2 :], group[: len(group) // 2]]
-    return failures

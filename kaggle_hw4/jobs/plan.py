@@ -55,8 +55,8 @@ class Plan:
         groups: list[list[PlannedJob]] = []
         for name, members in groupby(todo, key=lambda planned: planned.job.name):
             jobs, size = list(members), self.together[name]
-            # In equal parts: 5 of at most 4 at once are 3 and 2, not 4 and 1.
-            parts = -(-len(jobs) // size)
+            # In equal parts: 5 of at most 4 at once are 3 and 2, not 4 and 1. And each worker gets a part.
+            parts = max(-(-len(jobs) // size), min(len(jobs), -(-self.workers * len(jobs) // len(todo))))
             groups += [jobs[i * len(jobs) // parts : (i + 1) * len(jobs) // parts] for i in range(parts)]
         return groups
 
@@ -84,6 +84,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def devices_of(device: torch.device) -> list[torch.device]:
+    """The devices meant: `cuda` is every GPU of this machine, anything else itself."""
+    if str(device) == "cuda":
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [device]
+
+
 def choose_folds(text: str, k: int) -> list[int]:
     """The folds named by `all`, `2` or `0,3`. Raises UsageError that lists what there is."""
     if text == "all":
@@ -100,13 +107,18 @@ def choose_folds(text: str, k: int) -> list[int]:
 Costs = Callable[[str, Variant], Cost]
 
 
-def costs_on(store: Store, device: torch.device, jobs_of_a_variant: int) -> Costs:
-    """Measures what a variant costs there, each once: its steps take as long whatever their number."""
+def costs_on(store: Store, device: torch.device, jobs_of_a_variant: int, sharing: int) -> Costs:
+    """Measures what a variant costs there, for one of `sharing` workers; see `known_once`."""
+    return known_once(lambda variant: measure(variant, store, device, jobs_of_a_variant, sharing))
+
+
+def known_once(measured: Callable[[Variant], Cost]) -> Costs:
+    """Measures each variant once: its steps take as long whatever their number."""
     known: dict[str, Cost] = {}
 
     def cost(name: str, variant: Variant) -> Cost:
         if name not in known:
-            known[name] = measure(variant, store, device, jobs_of_a_variant)
+            known[name] = measured(variant)
         return known[name]
 
     return cost

@@ -37,6 +37,7 @@ def main(folder: Path = Path("demo")) -> int:
         ("Four variants on every fold, a few steps each:", f"train --fold all --steps {STEPS}"),
         ("The ensemble, sent at most once, waited for and recorded:", "submit"),
         ("Cross-validation and leaderboard side by side:", "board"),
+        ("All of it in pictures:", "report"),
     ):
         _tell(comment)
         if code := _run(command, environment):
@@ -44,6 +45,7 @@ def main(folder: Path = Path("demo")) -> int:
     _tell(f"Done in {duration(time.monotonic() - began)}. Look at:")
     sent = max((folder / "submissions").glob("*.csv"), key=lambda path: path.stat().st_mtime)
     for path, what in (
+        (folder / "report.html", "the pictures: open it in a browser"),
         (sent, "what was sent"),
         (sent.with_suffix(".json"), "what it was made from"),
         (folder / "runs" / "conformer-full-s0" / "fold0", "a training: record, log, weights, logits, result"),

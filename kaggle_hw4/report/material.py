@@ -1,4 +1,4 @@
-"""What a workspace holds, read when it is asked for. What is missing or damaged raises an error that names the remedy."""
+"""What a workspace holds, read when it is asked for; what is missing or damaged raises an error with a remedy."""
 
 from collections import Counter
 from collections.abc import Callable

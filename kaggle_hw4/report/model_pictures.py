@@ -8,8 +8,8 @@ from kaggle_hw4.errors import DataError
 from kaggle_hw4.report.material import Material, Training
 from kaggle_hw4.report.svg import (
     FRAMES_PER_SECOND,
-    INK,
     MUTED,
+    PAPER,
     SEQUENTIAL,
     SERIES,
     bare,
@@ -41,7 +41,7 @@ def listening(material: Material, which: int) -> "tuple[Figure, str]":
     found = {}
     for training in trainings:
         material.tick(f"listening as {training.job.member}")
-        weights = _pooling_weights(_model(material, training), mels.astype(np.float32))
+        weights = pooling_weights(_model(material, training), mels.astype(np.float32))
         if weights is not None:
             found[training.job.name] = np.repeat(weights, training.job.variant.stride)[: len(mels)] * len(weights)
     if not found:
@@ -111,7 +111,7 @@ def _utterance(material: Material, fold: int, which: int) -> int:
     return int(near[np.sort(first)[which]])
 
 
-def _pooling_weights(model: "SpeakerClassifier", mels: np.ndarray) -> np.ndarray | None:
+def pooling_weights(model: "SpeakerClassifier", mels: np.ndarray) -> np.ndarray | None:
     """Weight of each pooled frame, summing to 1 (mean over heads or features); None where pooling has no attention."""
     import torch
 
@@ -152,9 +152,9 @@ def speaker_map(material: Material) -> "tuple[Figure, str]":
     values = [share.get(c, np.nan) for c in classes.tolist()]
     dots = axes.scatter(*places.T, c=values, cmap=SEQUENTIAL, s=size, edgecolors=MUTED, linewidths=0.5, zorder=2)
     for i in sorted({i for link in links[:4] for i in link}):
-        axes.annotate(
-            short(material.store.speakers[classes[i]], 12), places[i], (3, 3), textcoords="offset points", color=INK
-        )
+        name = short(material.store.speakers[classes[i]], 12)
+        box = {"boxstyle": "square,pad=0.05", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.75}
+        axes.annotate(name, places[i], (0, 5), textcoords="offset points", ha="center", va="bottom", bbox=box)
     scale_of(figure, axes, dots, "named rightly, %")
     sentence = f"Each dot is a speaker as {training.job.member} hears them ({how}, {len(classes)} speakers)."
     if links:

@@ -39,7 +39,7 @@ def reliability(material: Material) -> "tuple[Figure, str]":
         if not any(side):
             panel.text(50, 50, "none fitted", ha="center", va="center", color=MUTED)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.supxlabel("probability given, %", fontsize="medium", color=MUTED)
+    axes[0].set_xlabel("probability given, %")
     axes[0].set_ylabel("named rightly, %")
     worst = max(naming.calibrations, key=lambda found: _gap(found.before))
     sentence = f"Without temperatures {worst.name} is off by {100 * _gap(worst.before):.1f} points on average"
@@ -87,8 +87,8 @@ def accuracy_by_length(material: Material) -> "tuple[Figure, str]":
     axes.set_ylabel("named rightly, %")
     difference = 100 * (accuracy[-1] - accuracy[0])
     return figure, (
-        f"The shortest utterances (about {middles[0]:.1f} s) are named rightly in {100 * accuracy[0]:.1f} % of cases, the "
-        f"longest ({middles[-1]:.1f} s) in {100 * accuracy[-1]:.1f} %: {difference:+.1f} points. Dotted: all."
+        f"The shortest utterances (about {middles[0]:.1f} s) are named rightly in {100 * accuracy[0]:.1f} % of cases, "
+        f"the longest ({middles[-1]:.1f} s) in {100 * accuracy[-1]:.1f} %: {difference:+.1f} points. Dotted: all."
     )
 
 
@@ -104,6 +104,7 @@ def speaker_accuracy(material: Material) -> "tuple[Figure, str]":
     axes.axhline(100 * naming.right.mean(), color=MUTED, linestyle=":", linewidth=1)
     axes.set_xlim(0, len(order))
     axes.set_ylim(0, 100)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(f"{len(order)} speakers, worst first")
     axes.set_ylabel("named rightly, %")
     wrong = (counts - right)[order]
@@ -112,8 +113,8 @@ def speaker_accuracy(material: Material) -> "tuple[Figure, str]":
         return figure, "Every speaker is always named rightly."
     tenth = max(1, len(order) // 10)
     return figure, (
-        f"The worst tenth of the speakers makes {100 * wrong[:tenth].sum() / wrong.sum():.0f} % of the errors; hardest is "
-        f"{worst} ({100 * shares[order[0]]:.0f} % named rightly). {int((shares == 1).sum())} are never mistaken."
+        f"The worst tenth of the speakers makes {100 * wrong[:tenth].sum() / wrong.sum():.0f} % of the errors; hardest "
+        f"is {worst} ({100 * shares[order[0]]:.0f} % named rightly). Never mistaken: {int((shares == 1).sum())}."
     )
 
 

@@ -32,10 +32,11 @@ _PICTURES: dict[str, list[tuple[str, str, Draw]]] = {
         ("correlation", "Correlation of errors", score_pictures.error_correlation),
         ("reliability", "As right as sure?", naming_pictures.reliability),
     ],
-    "Training": [
+    "Data and training": [
         ("loss", "Training loss", training_pictures.loss_curves),
         ("accuracy", "Accuracy on held-out utterances", training_pictures.accuracy_curves),
         ("folds", "Members and folds", training_pictures.fold_map),
+        ("lengths", "Lengths of training and test utterances", naming_pictures.lengths),
     ],
     "Who is confused": [
         ("length", "Accuracy by length", naming_pictures.accuracy_by_length),
@@ -47,8 +48,8 @@ _PICTURES: dict[str, list[tuple[str, str, Draw]]] = {
         ("map", "Map of the speakers", model_pictures.speaker_map),
         ("listening-0", "Where they listen", partial(model_pictures.listening, which=0)),
         ("listening-1", "Where they listen: another speaker", partial(model_pictures.listening, which=1)),
+        ("listening-2", "Where they listen: a third", partial(model_pictures.listening, which=2)),
     ],
-    "Data": [("lengths", "Lengths of training and test utterances", naming_pictures.lengths)],
 }
 _TABLES: list[tuple[str, Callable[[Material], Table]]] = [
     ("Submissions", submission_table),

@@ -33,13 +33,13 @@ def leaderboard(material: Material) -> "tuple[Figure, str]":
         if line.accuracy is not None:
             low, high = line.interval or (line.accuracy, line.accuracy)
             reach = [[line.accuracy - low], [high - line.accuracy]]
-            axes.errorbar(line.accuracy, row, xerr=reach, fmt="o", color=INK, markersize=4, label="CV, 95 %")
+            axes.errorbar(line.accuracy, row + 0.09, xerr=reach, fmt="o", color=INK, markersize=4, label="CV, 95 %")
         for score, marker, colour, name in (
             (number(line.public), "D", SERIES[1], "public"),
             (number(line.private), "s", SERIES[0], "private"),
         ):
             if score is not None:
-                axes.plot(score, row, marker, color=colour, markersize=5.5, markeredgecolor=PAPER, label=name)
+                axes.plot(score, row - 0.08, marker, color=colour, markersize=5.5, markeredgecolor=PAPER, label=name)
         axes.text(0, row - 0.27, short(line.name, 44), transform=axes.get_yaxis_transform(), va="bottom")
     for name, score in board.competition.baselines.items():
         axes.axvline(score, color=MUTED, linestyle=":", linewidth=1.1)
@@ -103,7 +103,7 @@ def weights(material: Material) -> "tuple[Figure, str]":
         sentence += f" would lose most without {needed['name']}: {-100 * needed['without']:.2f} points."
     better = [member["name"] for member in known if member["without"] > 0]
     if better:
-        sentence += f" Without {len(better)} of {len(members)} members it would be no worse, in sample."
+        sentence += f" Each of {len(better)} of the {len(members)} members could be left out at no loss, in sample."
     return figure, sentence + (
         f" The first {len(shown)} of {len(members)} are shown." if len(members) > len(shown) else ""
     )

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 4.6  # inches: so narrow that its text can be read on a phone
-_TEXT = 8.5  # points
+WIDTH = 4.4  # inches: so narrow that its text can be read on a phone
+_TEXT = 9.5  # points
 FRAMES_PER_SECOND = 100
 _DPI = 160  # of what is a raster in a picture
 
@@ -58,7 +58,8 @@ STYLE: dict[str, Any] = {
     "ytick.labelsize": _TEXT,
 }
 
-_SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+_REFERENCE = re.compile(r"(^#|url\(#)([\w-]+)(\)|$)")
+_SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"  # names, not addresses
 
 
 def panels(rows: int = 1, columns: int = 1, *, height: float, **options: Any) -> "tuple[Figure, list[Axes]]":
@@ -94,7 +95,7 @@ def show_mels(axes: "Axes", mels: np.ndarray) -> None:
     """A log-mel spectrogram (frames, 40), low bands at the bottom; the darkest and lightest 2 % are cut."""
     bare(axes)
     low, high = np.percentile(mels, [2, 98])
-    axes.imshow(mels.T, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high)
+    axes.imshow(mels.T, origin="lower", aspect="auto", cmap="magma", interpolation="none", vmin=low, vmax=high)
 
 
 def as_svg(figure: "Figure", key: str, text: str) -> Markup:
@@ -106,17 +107,17 @@ def as_svg(figure: "Figure", key: str, text: str) -> Markup:
     for parent in root.iter():
         for child in [child for child in parent if child.tag == f"{{{_SVG}}}style"]:
             parent.remove(child)  # it would hold for the whole page
-    used = {name for element in root.iter() for value in element.attrib.values() for name in _referred(value)}
+    references = [_REFERENCE.search(value) for element in root.iter() for value in element.attrib.values()]
+    used = {found[2] for found in references if found}
     for element in root.iter():
         if element.get("id") not in used:
             element.attrib.pop("id", None)
         for name, value in element.attrib.items():
             if name == "id":
                 element.set(name, f"{key}-{value}")
-            elif name == "style":
+            else:
+                value = _REFERENCE.sub(rf"\1{key}-\2\3", value)
                 element.set(name, _themed(value))
-            elif _referred(value):
-                element.set(name, value.replace("#", f"#{key}-"))
     for name in ("width", "height", "version"):
         del root.attrib[name]
     root.set("role", "img")
@@ -126,10 +127,7 @@ def as_svg(figure: "Figure", key: str, text: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _referred(value: str) -> list[str]:
-    return re.findall(r"^(?:url\()?#([\w-]+)\)?$", value)
-
-
-def _themed(style: str) -> str:
-    style = re.sub(r"font: ([\d.]+px)[^;]*", r"font-size: \1", style)
-    return re.sub(r"#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), style)
+def _themed(value: str) -> str:
+    """An attribute with the page's colours and font."""
+    value = re.sub(r"font: ([\d.]+px)[^;]*", r"font-size: \1", value)
+    return re.sub(r"#01010[1-8]", lambda found: _VARIABLES[found[0]], value)

@@ -25,7 +25,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """`rows` are in the order of the column `by` (its place), which `falls` or rises; the first column heads its row."""
+    """`rows` are in the order of the column `by` (its place), which `falls` or rises; the first column heads a row."""
 
     key: str
     title: str
@@ -91,8 +91,8 @@ def member_table(material: Material) -> Table:
         Column("s per fold", _count),
     ]
     caption = (
-        "CV: accuracy on whole utterances, each named by a model not trained on it. T: temperature, weight, and the change "
-        "of the ensemble without the member, where it is one of the ensemble's."
+        "CV: accuracy on whole utterances, each named by a model not trained on it. T: temperature, weight, and the "
+        "change of the ensemble without the member, where it is one of the ensemble's."
     )
     rows.sort(key=lambda row: -float(row[1] or 0))
     return Table("members", "Members", caption, columns, rows, 1)
@@ -110,8 +110,8 @@ def submission_table(material: Material) -> Table:
         Column("± (95 %)", "{:.4f}".format),
         Column("public", _score),
         Column("private", _score),
-        Column("expected, low", "{:.4f}".format),
-        Column("high", "{:.4f}".format),
+        Column("expected from", "{:.4f}".format),
+        Column("to", "{:.4f}".format),
         Column("z", "{:+.1f}".format),
         Column("place", _count),
         Column("state"),
@@ -192,9 +192,9 @@ def headline(material: Material) -> tuple[str, list[Tile]]:
         sentence = "Nothing is submitted yet."
     else:
         public, private = number(best.public), number(best.private)
-        sentence = (
-            f"Best submission: {best.name}." if public is not None else f"Best so far: {best.name}, {best.state}."
-        )
+        count = sum(line.public is not None for line in material.board.submissions)
+        of = f"of {count} submissions, by public score" if count > 1 else "submission"
+        sentence = f"Best {of}: {best.name}." if public is not None else f"Best so far: {best.name}, {best.state}."
         if public is not None:
             passed = [name for name, line in baselines.items() if public >= line]
             note = f"passes the {passed[-1]} line" if passed else "below the simple line" if baselines else ""
@@ -206,7 +206,7 @@ def headline(material: Material) -> tuple[str, list[Tile]]:
             half = f" ± {100 * (best.interval[1] - best.interval[0]) / 2:.2f}" if best.interval else ""
             tiles.append(Tile("cross-validation", f"{100 * best.accuracy:.2f}{half} %", "95 % interval, out of fold"))
         if best.band:
-            tiles.append(Tile("expected in public", f"{best.band.low:.3f} to {best.band.high:.3f}", "95 % of scores"))
+            tiles.append(Tile("expected in public", f"{best.band.low:.3f}–{best.band.high:.3f}", "95 % of scores"))
     try:
         done = sum(len(member.finished) for member in material.members)
         begun = sum(len(member.trainings) for member in material.members) - done

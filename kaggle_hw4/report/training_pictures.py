@@ -71,7 +71,7 @@ def _curves(material: Material, what: Literal["loss", "accuracy"]) -> "tuple[Fig
         panel.fill_between(steps, np.nanmin(values, 0), np.nanmax(values, 0), color=SERIES[0], alpha=0.3, linewidth=0)
         marker = "o" if len(steps) <= 12 else None
         panel.plot(steps, np.nanmean(values, axis=0), color=SERIES[0], marker=marker, markersize=3)
-        panel.set_title(short(member.name, 26))
+        panel.set_title(short(member.name, 24))
         panel.margins(x=0.02)
     low, high = axes[0].get_ylim()
     if what == "loss" and min(np.nanmin(values) for _, values in drawn.values()) * 20 < high:

@@ -47,7 +47,7 @@ def write_logits(
         labels = store.labels[held_out]
         oof = logits(held_out)
         _save_array(run.oof, oof)
-        crops = predict_crops(model, frames, held_out, v.crop)
+        crops = predict_crops(model, frames, held_out, v.crop, tick)
         measured = {
             "accuracy": accuracy(oof, labels),
             "log_loss": log_loss(oof, labels),

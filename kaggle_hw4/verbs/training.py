@@ -38,6 +38,9 @@ def train(
     refit: bool = False,
     device: str = "auto",
     workers: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    deterministic: bool = False,
     logs: Sequence[str] = (),
     dry_run: bool = False,
 ) -> list[Trained]:
@@ -45,20 +48,23 @@ def train(
 
     `folds` to hold out: `all`, or numbers as in `0,3`. `seeds`: default 0. `steps` of the optimiser: default each
     variant's own. `budget` as in `50m` plans variants, seeds and steps for a time. `refit` trains on all labels what
-    is trained on every fold. `workers` are processes: default one per core on CPU, one on a GPU. `logs` beside
-    log.jsonl: `tensorboard`. The plan is told on stderr, and with `dry_run` that is all. Workers are spawned: a script
-    calls this under `if __name__ == "__main__"`.
+    is trained on every fold. `workers` are processes: default one per core on CPU, one per GPU. `engine` is `local`
+    or `ray`, with the `address` of a cluster (default: one of its own here). `deterministic` asks for PyTorch's
+    deterministic algorithms on a GPU. `logs` beside log.jsonl: `tensorboard`. The plan is told on stderr, and with
+    `dry_run` that is all. Workers are spawned: a script calls this under `if __name__ == "__main__"`.
 
     Raises:
         UsageError: no such variant, fold or device, or options that contradict each other.
         DataError: no data, a folder of a run made from something else, or a training whose loss is not finite.
+        UnavailableError: no Ray cluster answers.
         PendingError: the budget is used up before the end; checkpoints are written, the same call goes on.
     """
     import time
+    from contextlib import closing
 
-    from kaggle_hw4.jobs.command import plan_training
-    from kaggle_hw4.jobs.local import run_plan
-    from kaggle_hw4.jobs.plan import choose_device
+    from kaggle_hw4.jobs.command import open_engine, plan_training
+    from kaggle_hw4.jobs.engine import run_plan
+    from kaggle_hw4.jobs.work import Options
     from kaggle_hw4.terminal import say
     from kaggle_hw4.training.logs import check_logs
     from kaggle_hw4.training.session import announce
@@ -67,24 +73,33 @@ def train(
     began = time.monotonic()
     check_logs(logs)
     store, split = open_split(workspace)
-    target = choose_device(device)
-    plan, seconds = plan_training(
+    chosen = open_engine(
         workspace,
         store,
         split,
-        names=listed(variants),
-        fold=folds,
-        seeds=None if seeds is None else list(seeds),
-        steps=steps,
-        budget=budget,
-        refit=refit,
-        device=target,
+        engine=engine,
+        address=address,
+        device=device,
         workers=workers,
+        options=Options(deterministic, tuple(logs)),
     )
-    say(plan_lines(plan, target))
-    if plan.open and not dry_run:
-        announce(workspace, [planned.job for planned in plan.open], store, split)
-        run_plan(workspace, plan, str(target), None if seconds is None else began + seconds, logs)
+    with closing(chosen):
+        plan, seconds = plan_training(
+            workspace,
+            store,
+            split,
+            names=listed(variants),
+            fold=folds,
+            seeds=None if seeds is None else list(seeds),
+            steps=steps,
+            budget=budget,
+            refit=refit,
+            engine=chosen,
+        )
+        say(plan_lines(plan, chosen.device))
+        if plan.open and not dry_run:
+            announce(workspace, [planned.job for planned in plan.open], store, split)
+            run_plan(workspace, plan, chosen, None if seconds is None else began + seconds)
     return [found for planned in plan.jobs if (found := _trained(workspace, planned.job))]
 
 

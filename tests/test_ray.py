@@ -1,0 +1,226 @@
+"""`train --engine ray`: the same results as the local engine, by whichever of them and however interrupted."""
+
+import importlib.util
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from at_work import artefacts, finish, runs, start, under_way, until
+from typer.testing import CliRunner
+
+from kaggle_hw4.cli import app
+from kaggle_hw4.data.store import open_store
+from kaggle_hw4.errors import UnavailableError, UsageError
+from kaggle_hw4.folds import make_folds
+from kaggle_hw4.jobs.work import Options
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    tiny.store(tmp_path)
+    return tmp_path
+
+
+def descendants(pid: int) -> list[int]:
+    found = [pid]
+    for process in found:
+        for children in Path(f"/proc/{process}/task").glob("*/children"):
+            found += [int(child) for child in children.read_text().split()]
+    return found[1:]
+
+
+def listening(pids: list[int]) -> set[str]:
+    """The addresses, as /proc writes them, on which these processes accept connections."""
+    inodes = set()
+    for pid in pids:
+        for handle in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                inodes.add(os.readlink(handle).removeprefix("socket:[").removesuffix("]"))
+            except OSError:
+                continue  # closed in between
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+    return {line[1].split(":")[0] for line in lines if line[3] == "0A" and line[9] in inodes}
+
+
+@needs_ray
+def test_ray_makes_the_same_as_local_and_keeps_to_this_machine(
+    root: Path, undisturbed: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in PROXIES:
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody is there
+    process = start(root, "--engine", "ray", "--workers", "1")
+    until(lambda: under_way(root), 300)
+    rays = descendants(process.pid)
+    settings = [Path(f"/proc/{pid}/environ").read_bytes() for pid in rays]
+    commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in rays]
+    assert listening(rays)
+    assert listening(rays) <= LOOPBACK
+    assert any(b"raylet" in command for command in commands)
+    assert not any(b"127.0.0.1:9" in setting for setting in settings)
+    assert any(b"RAY_USAGE_STATS_ENABLED=0" in setting for setting in settings)
+    code, stderr = finish(process)
+    assert code == 0, stderr
+    assert "sample-s0 fold 1: accuracy" in stderr
+    assert artefacts(root) == undisturbed
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in rays))
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.parametrize("engines", [("local", "ray"), ("ray", "local")])
+def test_what_one_engine_began_the_other_ends_in_the_same(
+    root: Path, undisturbed: list[bytes], engines: tuple[str, str]
+) -> None:
+    process = start(root, "--engine", engines[0], "--workers", "2")
+    until(lambda: under_way(root), 300)
+    os.killpg(process.pid, signal.SIGINT)
+    code, stderr = finish(process)
+    assert code == 130, stderr
+    assert "Traceback" not in stderr
+    assert any(run.checkpoint.exists() for run in runs(root))
+    assert not all(run.finished for run in runs(root))
+    code, stderr = finish(start(root, "--engine", engines[1], "--workers", "2"))
+    assert code == 0, stderr
+    assert " 0 begun" not in stderr
+    assert artefacts(root) == undisturbed
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Ray cluster on 127.0.0.1: a head with one slot, where the command runs."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patched.setenv("RAY_TMPDIR", "/tmp")  # paths of sockets are short
+        patched.setenv("TMPDIR", str(tmp_path_factory.mktemp("node")))
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        yield cluster
+        cluster.shutdown()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_node_killed_in_the_midst_of_training_changes_nothing(
+    root: Path, undisturbed: list[bytes], cluster: Any
+) -> None:
+    """Two nodes, each with one of two trainings that go on from checkpoints; then there is one node."""
+    process = start(root, "--workers", "2")
+    until(lambda: all(under_way(root, [fold]) for fold in (0, 1)))
+    os.killpg(process.pid, signal.SIGINT)
+    assert finish(process)[0] == 130
+    stood = [steps(root, fold) for fold in (0, 1)]
+    assert all(run.checkpoint.exists() for run in runs(root))
+    node = cluster.add_node(num_cpus=1)
+    process = start(root, "--engine", "ray", "--address", cluster.address)
+    until(lambda: all(steps(root, fold) > stood[fold] for fold in (0, 1)), 300)
+    assert not any(run.finished for run in runs(root))
+    cluster.remove_node(node, allow_graceful=False)  # SIGKILL
+    while process.poll() is None:
+        assert all(steps(root, fold) >= stood[fold] for fold in (0, 1))  # from the checkpoint, not from the beginning
+        time.sleep(0.05)
+    code, stderr = finish(process)
+    assert code == 0, stderr
+    assert "its Ray worker was lost" in stderr
+    assert artefacts(root) == undisturbed
+
+
+def steps(root: Path, fold: int) -> int:
+    return max((line["step"] for line in runs(root, [fold])[0].log_lines()), default=10**9)  # empty: being replaced
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_data_is_sent_them_once(root: Path, cluster: Any) -> None:
+    import ray
+
+    from kaggle_hw4 import __version__
+    from kaggle_hw4.jobs import ray_node
+
+    store = open_store(root / "data" / "store")
+    folds = make_folds(store, root / "folds" / "folds.json")
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    try:
+        mailbox = ray.remote(ray_node.Mailbox).remote(root, store.folder)
+        here = ray.remote(ray_node.store_here)
+
+        def seen(folder: Path) -> Path:
+            source = ray_node.Source(folder, store.hash, store.dtype, folds, "cpu", Options(), __version__)
+            return ray.get(here.remote(source, mailbox)).folder
+
+        assert seen(store.folder) == store.folder
+        sent = seen(root / "not" / "here")
+        assert sent != store.folder
+        assert {path.name: path.read_bytes() for path in sent.iterdir()} == {
+            path.name: path.read_bytes() for path in store.folder.iterdir()
+        }
+        ray.kill(mailbox)  # who cannot be asked again
+        assert seen(root / "not" / "here") == sent
+        tiny.store(root / "other", seed=3)
+        assert seen(root / "other" / "data" / "store") == sent  # other data under the path
+    finally:
+        ray.shutdown()
+
+
+def test_without_ray_it_is_said_how_to_install_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        monkeypatch.setenv(name, "0")  # what it sets is unset again
+    command = ["--root", str(root), "train", "--variant", "sample", "--engine", "ray"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "pip install 'kaggle-hw4[ray]'" in result.stderr
+    assert not (root / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--address", "127.0.0.1:6379"], "--address without --engine ray"),
+        (["--engine", "ray", "--device", "cuda:1"], "Ray chooses the GPU"),
+        (["--engine", "slurm"], "'local', 'ray'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(root: Path, options: list[str], words: str) -> None:
+    result = CliRunner().invoke(app, ["--root", str(root), "train", "--variant", "sample", *options])
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not (root / "runs").exists()
+
+
+@needs_ray
+def test_an_address_where_nobody_answers_ends_it(root: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+        code, stderr = finish(start(root, "--engine", "ray", "--address", address))
+    assert code == 5
+    assert f"nothing answers at {address}" in stderr
+    assert "Traceback" not in stderr
+    assert not (root / "runs").exists()
+
+
+@needs_ray
+def test_what_is_no_ray_cluster_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kaggle_hw4.jobs import ray_engine
+
+    monkeypatch.setattr(ray_engine, "_JOIN_SECONDS", 2.0)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(UnavailableError, match="no Ray cluster answered at"):
+            ray_engine._check(f"127.0.0.1:{silent.getsockname()[1]}")
+    with pytest.raises(UsageError, match="no address 'here'"):
+        ray_engine._check("here")
