@@ -65,6 +65,7 @@ class RayEngine:
 
     @cached_property
     def device(self) -> torch.device:
+        """The kind that the nodes train on. Raises UsageError when the one asked for is nowhere."""
         gpus = self._ray.cluster_resources().get("GPU", 0)
         if self._wanted_device == "cuda" and not gpus:
             raise UsageError("--device cuda: no node of the Ray cluster has a GPU", "Use --device cpu, or auto.")
