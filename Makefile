@@ -4,16 +4,19 @@ PYTHON ?= python3
 # The active virtual environment, or else one here.
 VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# For every system and Python at once, with markers where they differ; no address of an index is written.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 STAMP := $(VENV)/.kaggle-hw4-installed
 INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 # The other one of the two versions of Kaggle's client that are supported, in a folder of its own.
-CLIENT := $(if $(shell grep -x 'kaggle==2.2.4' constraints.txt),2.2.5,2.2.4)
+CLIENT := $(shell sed -n 's/^kaggle==\([0-9.]*\).*/\1/p' constraints-client.txt)
 CLIENT_PATH := $(VENV)/kaggle-$(CLIENT)
 CLIENT_TESTS := $(addprefix tests/test_,kaggle_client.py failure_table.py at_most_once.py submit.py secrets.py editions.py server.py doctor.py)
 
-.PHONY: help install demo data test test-all test-browser test-client example-report lint types bench docs docs-cli constraints
+.PHONY: help install demo data test test-all test-browser test-client test-wheel example-report lint types bench docs docs-cli constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +27,7 @@ install:  ## install into the active virtual environment, or else into .venv
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: kaggle-hw4 needs Python 3.11 or newer; name one with PYTHON=python3.11")' && \
 	{ [ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); } && \
 	echo "Installing into $(VENV) (PyTorch is large: some minutes) ..." && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' && \
+	$(PIP) --only-binary :all: --require-hashes -r constraints.txt && $(PIP) --no-deps --no-build-isolation -e . && \
 	echo "$$fingerprint" > $(STAMP) && \
 	{ [ -n "$(VIRTUAL_ENV)" ] || echo "Installed. Next: source $(VENV)/bin/activate"; }
 
@@ -52,14 +55,16 @@ test-browser: install  ## the report in a real browser: Debian's Chromium, insta
 	@$(BIN)/python -m pytest tests/browser/report_seen.py
 
 test-client: install  ## the tests of the Kaggle side with the other version of its client
-	@[ -d $(CLIENT_PATH) ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--target $(CLIENT_PATH) kaggle==$(CLIENT) six
+	@[ -d $(CLIENT_PATH) ] || $(PIP) --target $(CLIENT_PATH) --no-deps --only-binary :all: --require-hashes -r constraints-client.txt
 	@PYTHONPATH=$(CLIENT_PATH) $(BIN)/python -c 'import sys; from importlib.metadata import version; \
 		print("kaggle", version("kaggle")); sys.exit(version("kaggle") != "$(CLIENT)")'
 	@PYTHONPATH=$(CLIENT_PATH) $(BIN)/python -m pytest -m "not slow" $(CLIENT_TESTS)
 
-lint: install  ## ruff: rules and format
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+test-wheel: install  ## build wheel and sdist, and try both outside the checkout
+	@$(BIN)/python -m pytest tests/test_wheel.py
+
+lint: install  ## ruff (rules and format), and the layers
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 
 types: install  ## mypy
 	@$(BIN)/mypy
@@ -73,5 +78,6 @@ docs: install  ## the pages of docs/ as HTML: docs/_build/index.html
 docs-cli: install  ## write docs/cli.md anew from the commands
 	@$(BIN)/python -m typer kaggle_hw4.cli utils docs --name kaggle-hw4 --title Commands --output docs/cli.md
 
-constraints:  ## write constraints.txt anew from the environment in use
-	@$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+constraints:  ## pin what pyproject.toml asks for, with hashes; what is pinned stays unless UPGRADE=--upgrade
+	@$(COMPILE) $(UPGRADE) --extra dev pyproject.toml --output-file constraints.txt
+	@echo kaggle==$(CLIENT) | $(COMPILE) --no-deps - --output-file constraints-client.txt

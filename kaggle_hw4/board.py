@@ -12,7 +12,7 @@ from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.runs import Run
-from kaggle_hw4.workspace import Workspace, content_hash, file_hash, read_json
+from kaggle_hw4.workspace import Workspace, check_fields, content_hash, file_hash, read_json
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,20 @@ def _record(csv: Path, csv_hash: str) -> dict[str, Any]:
     path = record_of(csv)
     if not path.exists():
         return {}
-    made = read_json(path, "Delete it; `kaggle-hw4 ensemble` makes it again.")
-    return made if isinstance(made, dict) and made.get("csv") == csv_hash else {}
+    again = "Delete it; `kaggle-hw4 ensemble` makes it again."
+    made = read_json(path, again)
+    if not isinstance(made, dict) or made.get("csv") != csv_hash:
+        return {}
+    try:
+        if made.get("accuracy") is not None:
+            check_fields(made, accuracy=int | float)
+        for end in made.get("interval") or ():
+            check_fields({"interval": end}, interval=int | float)
+        if made.get("averaging") is not None:
+            check_fields(made["averaging"], gain=int | float, sd=int | float)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path} is not the record of an ensemble: {error}", again) from error
+    return made
 
 
 def _interval(made: dict[str, Any]) -> tuple[float, float] | None:
@@ -215,17 +227,18 @@ def _member_lines(workspace: Workspace) -> list[MemberLine]:
     lines = []
     for folder in sorted(path for path in workspace.runs.glob("*") if path.is_dir()):
         try:
-            k, folds = split["k"], content_hash(split)
+            k, folds = len(set(check_fields(split, fold_of=dict)["fold_of"].values())), content_hash(split)
             runs = [run for run in (Run(folder / f"fold{fold}") for fold in range(k)) if run.finished]
             ours = [run for run in runs if read_json(run.record, "")["folds"] == folds]
-            results = [read_json(run.result, "") for run in ours]
+            measured = {"utterances": int, "accuracy": int | float}
+            results = [check_fields(read_json(run.result, ""), **measured) for run in ours]
             utterances = sum(result["utterances"] for result in results)
             correct = sum(result["accuracy"] * result["utterances"] for result in results)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{workspace.folds_file} or a run in {folder} is damaged: {error!r}", "Delete it and make it again."
             ) from error
-        lines.append(MemberLine(folder.name, correct / utterances if results else None, len(results), k))
+        lines.append(MemberLine(folder.name, correct / utterances if utterances else None, len(results), k))
     return lines
 
 
@@ -234,6 +247,7 @@ def _best_complete_first(line: MemberLine) -> tuple[bool, float]:
 
 
 def number(score: str | None) -> float | None:
+    """A score as a number; None for what is none."""
     try:
         return None if score is None else float(score)
     except ValueError:

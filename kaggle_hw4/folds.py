@@ -7,7 +7,7 @@ import numpy as np
 
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
-from kaggle_hw4.workspace import content_hash, read_json, write_json
+from kaggle_hw4.workspace import check_fields, content_hash, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,16 @@ def load_folds(store: Store, path: Path) -> Folds:
     content = read_json(path, "Run `kaggle-hw4 folds` to make it.")
     again = f"Delete {path} and run `kaggle-hw4 folds` again, or use another --root."
     try:
+        check_fields(content, k=int, seed=int, data=str, fold_of=dict)
         k, seed, data, assignment = (content[key] for key in ("k", "seed", "data", "fold_of"))
         if data != store.hash:
             raise DataError(f"{path} was made for the data {data}, but {store.folder} holds {store.hash}", again)
         names = store.index["id"].iloc[store.train_rows]
-        fold_of = np.array([assignment[name] for name in names])
-    except (KeyError, TypeError) as error:
+        fold_of = [assignment[name] for name in names]
+        found = {fold for fold in fold_of if type(fold) is int}
+    except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is not a split of this data: {error!r}", again) from error
-    if len(assignment) != len(fold_of) or set(fold_of.tolist()) != set(range(k)):
+    whole = all(type(fold) is int for fold in fold_of) and len(assignment) == len(fold_of)
+    if not whole or len(found) != k or (min(found, default=0), max(found, default=0)) != (0, k - 1):
         raise DataError(f"{path} does not assign every training utterance to one of {k} folds", again)
-    return Folds(k, seed, fold_of, content_hash(content))
+    return Folds(k, seed, np.array(fold_of), content_hash(content))

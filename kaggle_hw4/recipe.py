@@ -12,6 +12,10 @@ COSINE_HEADS = ("am-softmax", "aam-softmax")
 HEADS = ("linear", "two-layer", *COSINE_HEADS)
 RESNET_STRIDE = 8  # frames of the input per frame that it pools
 
+_SIZES = ("layers", "heads", "d_model", "feedforward", "kernel", "attention_size", "sub_centres", "crop", "batch")
+_LARGEST = 1 << 16
+_KINDS: dict[Any, Any] = {bool: bool, str: str, float: int | float}
+
 # What else decides the shape of a model.
 _SHAPE = (
     "heads",
@@ -102,6 +106,15 @@ class Variant:
         self._check_training()
 
     def _check_kinds(self) -> None:
+        for spec in fields(self):  # a file from elsewhere may have anything there
+            kind = _KINDS.get(spec.type, int)
+            for value in self.also_crops if spec.name == "also_crops" else (getattr(self, spec.name),):
+                number = isinstance(value, int | float) and kind is not bool
+                if not isinstance(value, kind) or (number and (isinstance(value, bool) or not abs(value) < 1e12)):
+                    raise UsageError(f"{spec.name} {value!r}"[:200], "It is of another kind, or no such number.")
+        for size in _SIZES:
+            if not 1 <= getattr(self, size) <= _LARGEST:
+                raise UsageError(f"{size} {getattr(self, size)}", f"Choose it from 1 to {_LARGEST:,}.")
         for field, kinds in (("backbone", BACKBONES), ("pooling", POOLINGS), ("head", HEADS)):
             if getattr(self, field) not in kinds:
                 raise UsageError(f"no {field} {getattr(self, field)!r}", f"There are: {', '.join(kinds)}.")

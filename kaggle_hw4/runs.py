@@ -1,6 +1,5 @@
 """What one training is and where it lies: a job (variant, seed, fold), its folder, its artefacts."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.recipe import Variant
-from kaggle_hw4.workspace import Workspace, content_hash, read_json, write_json
+from kaggle_hw4.workspace import Workspace, check_fields, content_hash, parse_json, read_json, write_json
 
 REFIT = -1  # as a fold: none is held out
 
@@ -61,8 +60,9 @@ def job_of(run: "Run") -> Job:
     again = f"Delete {run.folder} and train it again."
     record = read_json(run.record, again)
     try:
+        check_fields(record, variant=str, recipe=dict, seed=int, fold=int)
         return Job(record["variant"], Variant(**record["recipe"]), record["seed"], record["fold"])
-    except (KeyError, TypeError) as error:
+    except (TypeError, ValueError) as error:
         raise DataError(f"{run.record} is not a record of a run: {error}", again) from error
 
 
@@ -134,10 +134,9 @@ class Run:
 def log_line(text: str) -> dict[str, Any] | None:
     """A line of a log; None for what is none, such as one cut by a kill."""
     try:
-        line = json.loads(text)
+        return check_fields(parse_json(text), step=int)
     except ValueError:
         return None
-    return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
 
 
 def run_of(workspace: Workspace, job: Job) -> Run:
@@ -174,6 +173,7 @@ def claim(run: Run, expected: dict[str, Any]) -> None:
 
 
 def check_identity(run: Run, expected: dict[str, Any]) -> None:
+    """Raises DataError when a run was made from something else than `expected`; the differences are named."""
     found = read_json(run.record, f"Delete {run.folder} and train it again.")
     if found != expected:
         raise DataError(

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,16 @@ RUN, SHOWN = ["sh", "python"], ["text", "console", "json", "csv"]
 
 RUNNING = [page for page in pages() if any(b.language in RUN and not b.not_run for b in blocks(page))]
 NOT_RUN = [block for page in pages() for block in blocks(page) if block.not_run]
-COPIED = ("kaggle_hw4", "benchmarks", "docs", "Makefile", "pyproject.toml", "constraints.txt", "README.md")
+COPIED = (
+    "kaggle_hw4",
+    "benchmarks",
+    "docs",
+    "Makefile",
+    "pyproject.toml",
+    "constraints.txt",
+    "constraints-client.txt",
+    "README.md",
+)
 
 
 @pytest.fixture
@@ -127,8 +137,11 @@ def check_command(words: list[str], where: str) -> None:
         alone = typer.Typer()
         alone.command()(importlib.import_module(name).main)
         check_options(typer.main.get_command(alone), rest[2:], where)
+    elif program == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert set(re.findall(r"kaggle-hw4\[(\w+)\]", " ".join(rest))) <= extras.keys(), where
     else:
-        assert program in ("export", "python"), f"{where}: nobody checks {program!r}"
+        assert program in ("export", "python", "ray"), f"{where}: nobody checks {program!r}"
 
 
 def check_options(command: Any, words: list[str], where: str) -> None:

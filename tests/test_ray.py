@@ -7,19 +7,27 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tiny
+import torch
 from at_work import artefacts, finish, runs, start, under_way, until
 from typer.testing import CliRunner
 
+from kaggle_hw4 import __version__
 from kaggle_hw4.cli import app
 from kaggle_hw4.data.store import open_store
-from kaggle_hw4.errors import UnavailableError, UsageError
+from kaggle_hw4.errors import HW4Error, UnavailableError, UsageError
 from kaggle_hw4.folds import make_folds
 from kaggle_hw4.jobs.work import Options
+from kaggle_hw4.runs import Job, run_of, with_steps
+from kaggle_hw4.training.session import do_jobs
+from kaggle_hw4.variants import variant
+from kaggle_hw4.workspace import Workspace
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
@@ -76,6 +84,76 @@ def test_ray_makes_the_same_as_local_and_keeps_to_this_machine(
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in rays))
 
 
+class Direct:
+    """A mailbox without Ray between: `mailbox.tell.remote(…)` is answered at once."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=getattr(self._mailbox, name))
+
+
+@needs_ray
+def test_what_a_node_writes_is_in_the_workspace_and_another_goes_on_with_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped on one node and ended on another: as if it had been done here, but for nothing."""
+    from kaggle_hw4.jobs import ray_node
+
+    monkeypatch.setattr(ray_node.ray, "get", lambda answer: answer)
+    monkeypatch.setattr(ray_node.ray, "put", lambda value: value)
+    monkeypatch.setattr(ray_node, "_TELL_SECONDS", 0.0)
+    monkeypatch.setattr("tempfile.tempdir", str(root / "node"))
+    (root / "node").mkdir()
+    here, away = Workspace(root), Workspace(root / "away")
+    store = open_store(here.store)
+    folds = make_folds(store, here.folds_file)
+    job = Job("sample", replace(with_steps(variant("sample"), 12), crop=24, batch=6, layers=1), 0, 0)
+    expected, run = run_of(here, job), run_of(away, job)
+    assert not do_jobs(here, [job], store, folds, torch.device("cpu"))
+
+    mailbox = ray_node.Mailbox(away.root, store.folder)
+    source = ray_node.Source(root / "unseen", store.hash, store.dtype, folds, "cpu", Options(), __version__)
+
+    def node(task: str) -> Any:
+        files = {str(path.relative_to(away.runs)): path.read_bytes() for path in ray_node.files_in(run.folder)}
+        mailbox.admit(task)
+        return ray_node.work_on_node(task, Direct(mailbox), source, [job], files, None)
+
+    tell = mailbox.tell
+
+    def tired(task: str, files: ray_node.Files) -> bool | HW4Error:
+        stop = tell(task, files)
+        return stop or mailbox.heard()[task] > 5
+
+    monkeypatch.setattr(mailbox, "tell", tired)
+    assert node("first") == {}
+    assert run.checkpoint.exists()
+    assert not run.finished
+    mailbox.dismiss("first")
+    before = run.checkpoint.read_bytes()
+    assert tell("first", {str(run.checkpoint.relative_to(away.runs)): b"late"}) is True
+    assert run.checkpoint.read_bytes() == before  # who was given up writes no more
+    monkeypatch.setattr(mailbox, "tell", tell)
+    assert node("second") == {}
+    assert {path.name for path in run.folder.iterdir()} == {p.name for p in expected.folder.iterdir()} - {".lock"}
+    for artefact in ("weights", "oof", "test"):
+        assert getattr(run, artefact).read_bytes() == getattr(expected, artefact).read_bytes()
+    (copy,) = (root / "node").glob("*/*float16")
+    assert (copy / "frames.bin").read_bytes() == (store.folder / "frames.bin").read_bytes()
+    assert not list((root / "node").glob("*/task-*"))
+
+    run.result.unlink()
+    run.oof.unlink()
+    run.oof.mkdir()  # in the way
+    assert "oof.npy: Is a directory" in str(node("third"))
+    wrong = replace(source, version="0")
+    assert "Install the same version" in str(ray_node.measure_on_node(Direct(mailbox), wrong, job.variant, 1, 1))
+    cost = ray_node.measure_on_node(Direct(mailbox), source, job.variant, 1, 1)
+    assert cost.together == 1
+
+
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.parametrize("engines", [("local", "ray"), ("ray", "local")])
@@ -102,6 +180,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patched.setenv("RAY_worker_niceness", "0")
         patched.setenv("RAY_TMPDIR", "/tmp")  # paths of sockets are short
         patched.setenv("TMPDIR", str(tmp_path_factory.mktemp("node")))
         from ray.cluster_utils import Cluster
@@ -146,7 +225,6 @@ def steps(root: Path, fold: int) -> int:
 def test_a_node_that_does_not_see_the_data_is_sent_them_once(root: Path, cluster: Any) -> None:
     import ray
 
-    from kaggle_hw4 import __version__
     from kaggle_hw4.jobs import ray_node
 
     store = open_store(root / "data" / "store")
@@ -176,8 +254,7 @@ def test_a_node_that_does_not_see_the_data_is_sent_them_once(root: Path, cluster
 
 def test_without_ray_it_is_said_how_to_install_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
-        monkeypatch.setenv(name, "0")  # what it sets is unset again
+    monkeypatch.setattr("os.environ", os.environ.copy())  # which it changes
     command = ["--root", str(root), "train", "--variant", "sample", "--engine", "ray"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.errors import DataError
-from kaggle_hw4.workspace import content_hash, file_hash, read_json, write_json
+from kaggle_hw4.workspace import check_fields, content_hash, file_hash, read_json, write_json
 
 FORMAT = 2
 DTYPES = ("float16", "float32")
@@ -96,6 +97,24 @@ def write_index(
     write_json(folder / "store.json", header)
 
 
+_COLUMNS = {"id": str, "speaker": "int64", "offset": "int64", "length": "int64", "digest": str}
+
+
+def _read_index(path: Path, header: dict[str, Any]) -> pd.DataFrame:
+    """The index. Raises ValueError when it leads beyond the frames or speakers of the header."""
+    index = pd.read_csv(path, dtype=_COLUMNS, usecols=list(_COLUMNS), keep_default_na=False)
+    frames, labels = header["total_frames"], index["speaker"].to_numpy()
+    if header["dtype"] not in DTYPES or not all(isinstance(name, str) for name in header["speakers"]):
+        raise ValueError("its header is none")
+    inside = (index["offset"] >= 0) & (index["length"] >= 1) & (index["length"] <= frames)
+    inside &= index["offset"] <= frames - index["length"]
+    if not (inside & (labels >= -1) & (labels < len(header["speakers"]))).all() or not index["id"].is_unique:
+        raise ValueError("index.csv names frames or speakers that there are not, or an utterance twice")
+    if (np.diff(labels >= 0) & (labels[1:] >= 0)).any():
+        raise ValueError("index.csv has test utterances before those of the training table")
+    return index
+
+
 def open_store(folder: Path) -> Store:
     """Open a packed store.
 
@@ -108,11 +127,13 @@ def open_store(folder: Path) -> Store:
         )
     header = read_json(folder / "store.json", _REPACK)
     try:
+        check_fields(header, format=int, index=str)
         if header.pop("format") != FORMAT:
             raise DataError(f"{folder} was packed by another version of kaggle-hw4", _REPACK)
         if header.pop("index") != file_hash(folder / "index.csv"):
             raise DataError(f"{folder}/index.csv is not the file that was written: its checksum differs", _REPACK)
-        store = Store(folder, pd.read_csv(folder / "index.csv"), **header)
+        check_fields(header, competition=str, source=str, dtype=str, total_frames=int, hash=str, speakers=list)
+        store = Store(folder, _read_index(folder / "index.csv", header), **header)
         expected = store.total_frames * N_MELS * np.dtype(store.dtype).itemsize
         actual = (folder / "frames.bin").stat().st_size
     except (KeyError, TypeError, ValueError, OSError) as error:

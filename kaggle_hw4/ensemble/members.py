@@ -177,10 +177,14 @@ def added_member(store: Store, folds: Folds, name: str, oof: Path, test: Path) -
 def _checked(path: Path, expected_hash: str | None, ids: list[str], speakers: int, remedy: str) -> np.ndarray:
     """Map logits (len(ids), speakers). Raises DataError for anything else, and for another hash when one is given."""
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a file")  # a pipe would be waited for
         if expected_hash is not None and file_hash(path) != expected_hash:
             raise DataError(f"{path} is not the file that was written: its checksum differs", remedy)
         logits = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # numpy lets through what its parser of headers raises
         raise DataError(f"{path} cannot be read: {error}", remedy) from error
     if getattr(logits, "shape", None) != (len(ids), speakers) or logits.dtype.kind != "f":
         found = f"{logits.shape} {logits.dtype}" if isinstance(logits, np.ndarray) else type(logits).__name__

@@ -14,7 +14,7 @@ from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.runs import REFIT
-from kaggle_hw4.workspace import Workspace, read_json
+from kaggle_hw4.workspace import Workspace, check_fields, read_json
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,14 @@ def read_record(csv: Path) -> dict[str, Any]:
     again = f"Delete {path}; `kaggle-hw4 ensemble` makes it again."
     record = read_json(path, again)
     try:
-        for key in ("csv", "weights", "data", "folds", "code", "method"):
-            str(record[key])
+        check_fields(record, members=list, **dict.fromkeys(("csv", "weights", "data", "folds", "code", "method"), str))
         for member in record["members"]:
-            float(member["weight"]), float(member["temperature"]), str(member["name"]), list(member["parts"])
+            numbers = dict.fromkeys(("weight", "temperature", "beta"), int | float)
+            for part in check_fields(member, name=str, made_from=str, parts=list, **numbers)["parts"]:
+                check_fields(part)
+            member["parts"][0]
         return dict(record)
-    except (KeyError, TypeError, ValueError) as error:
+    except (IndexError, ValueError) as error:
         raise DataError(f"{path} is not the record of an ensemble: {error!r}", again) from error
 
 

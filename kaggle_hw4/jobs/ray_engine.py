@@ -1,6 +1,7 @@
 """Run jobs on a Ray cluster, each group as a task. Only this and `ray_node` import Ray, and only if asked for."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -64,6 +65,7 @@ class RayEngine:
 
     @cached_property
     def device(self) -> torch.device:
+        """The kind that the nodes train on. Raises UsageError when the one asked for is nowhere."""
         gpus = self._ray.cluster_resources().get("GPU", 0)
         if self._wanted_device == "cuda" and not gpus:
             raise UsageError("--device cuda: no node of the Ray cluster has a GPU", "Use --device cpu, or auto.")
@@ -223,6 +225,7 @@ def connected(address: str | None, workers: int | None) -> Any:
     if address is None:
         # The documented switch to a cluster of one node, whose servers then all listen on 127.0.0.1 only.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as the local engine's workers; Ray's are nice by 15
     try:
         import ray
     except ImportError:
@@ -237,6 +240,7 @@ def connected(address: str | None, workers: int | None) -> Any:
     except Exception as error:  # plain ones, among others
         ray.shutdown()
         raise UnavailableError(f"Ray did not start: {_first_line(error)}", "Run the same command again.") from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own prints a stack
     return ray
 
 
@@ -273,4 +277,5 @@ def _cluster_errors() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
+    error = getattr(error, "cause", None) or error  # what a task raised, without Ray's own traceback
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -85,7 +85,7 @@ def spot_check(workspace: Workspace, job: Job, store: Store, folds: Folds, rows:
     shortest = np.argsort(store.lengths[store.test_rows], kind="stable")[:rows]
     v, frames = job.variant, Frames(store, torch.device("cpu"))
     found = predict(model, frames, store.test_rows[shortest], crops=v.test_crops, crop=v.longest_crop)
-    recorded = np.load(run.test, mmap_mode="r")[shortest]
+    recorded = np.load(run.test, mmap_mode="r", allow_pickle=False)[shortest]
     return float(np.abs(found - recorded).max() / max(np.abs(recorded).max(), 1e-6))
 
 
