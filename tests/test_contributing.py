@@ -46,8 +46,9 @@ def test_three_things_are_shown() -> None:
 @pytest.mark.parametrize("title", HOW_TO)
 def test_the_patches_apply_and_the_result_is_well_formed(tmp_path: Path, title: str) -> None:
     house = patched(tmp_path, title)
-    for command in (["ruff", "check", "kaggle_hw4"], ["ruff", "format", "--check", "kaggle_hw4"]):
-        done = subprocess.run([sys.executable, "-m", *command], cwd=house, capture_output=True, text=True)
+    files = re.findall(r"^\+\+\+ b/(\S+)", HOW_TO[title], re.MULTILINE)
+    for command in (["ruff", "check"], ["ruff", "format", "--check"]):
+        done = subprocess.run([sys.executable, "-m", *command, *files], cwd=house, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
     names = re.findall(r'^\+@register\("([\w-]+)"\)', HOW_TO[title], re.MULTILINE)
     command = [sys.executable, "-m", "kaggle_hw4", "variants", "--json"]
