@@ -16,7 +16,7 @@ CLIENT := $(shell sed -n 's/^kaggle==\([0-9.]*\).*/\1/p' constraints-client.txt)
 CLIENT_PATH := $(VENV)/kaggle-$(CLIENT)
 CLIENT_TESTS := $(addprefix tests/test_,kaggle_client.py failure_table.py at_most_once.py submit.py secrets.py editions.py server.py doctor.py)
 
-.PHONY: help install demo data test test-all test-browser test-client example-report lint types bench docs docs-cli constraints
+.PHONY: help install demo data test test-all test-browser test-client test-wheel example-report lint types bench docs docs-cli constraints
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,8 +60,11 @@ test-client: install  ## the tests of the Kaggle side with the other version of 
 		print("kaggle", version("kaggle")); sys.exit(version("kaggle") != "$(CLIENT)")'
 	@PYTHONPATH=$(CLIENT_PATH) $(BIN)/python -m pytest -m "not slow" $(CLIENT_TESTS)
 
-lint: install  ## ruff: rules and format
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+test-wheel: install  ## build wheel and sdist, and try both outside the checkout
+	@$(BIN)/python -m pytest tests/test_wheel.py
+
+lint: install  ## ruff (rules and format), and the layers
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 
 types: install  ## mypy
 	@$(BIN)/mypy

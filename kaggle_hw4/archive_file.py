@@ -32,6 +32,7 @@ class Expected:
 
     @classmethod
     def of(cls, headers: Mapping[str, str]) -> "Expected":
+        """What the headers of an answer promise about its body."""
         length = headers.get("Content-Length", "")
         found = re.search(r"\bmd5=([A-Za-z0-9+/]+=*)", headers.get("x-goog-hash", ""))
         try:

@@ -248,6 +248,7 @@ def _best_complete_first(line: MemberLine) -> tuple[bool, float]:
 
 
 def number(score: str | None) -> float | None:
+    """A score as a number; None for what is none."""
     try:
         return None if score is None else float(score)
     except ValueError:

@@ -63,6 +63,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
+        """Whether a score can tell the two apart."""
         if self.differ == 0:
             return "same"
         if self.public_differ < _FEWEST:

@@ -90,6 +90,7 @@ class Ledger:
         self.path = path
 
     def add(self, row: Row) -> Row:
+        """Record a new submission; gives its row. Raises DataError where the ledger cannot be written."""
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._connection() as connection:

@@ -173,6 +173,7 @@ def claim(run: Run, expected: dict[str, Any]) -> None:
 
 
 def check_identity(run: Run, expected: dict[str, Any]) -> None:
+    """Raises DataError when a run was made from something else than `expected`; the differences are named."""
     found = read_json(run.record, f"Delete {run.folder} and train it again.")
     if found != expected:
         raise DataError(

@@ -155,6 +155,7 @@ def chain_table(chain: "Chain") -> Table:
 
 
 def check_table(findings: "list[Finding]") -> Table:
+    """What `check` found, and what it means for the score."""
     table = table_of("", "looked at", "found", "what it means for the score")
     for finding in findings:
         table.add_row("ok" if finding.ok else "!!", finding.name, finding.found, finding.meaning)

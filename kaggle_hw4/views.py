@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def table_of(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
+    """An empty table in the style of all of them; the columns in `right` are aligned there."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -29,6 +30,7 @@ def score_text(value: float | None) -> str:
 
 
 def variants_table(rows: list[dict[str, Any]]) -> Table:
+    """The registry with its published scores."""
     scores = ("val", "private", "public")
     table = table_of("variant", "recipe", *scores, "in", right=scores)
     table.columns[0].no_wrap = True
@@ -71,6 +73,7 @@ def score_line(row: Row, edition: Competition) -> str:
 
 
 def identification_table(found: "list[Identification]") -> Table:
+    """The most probable speakers of each recording."""
     table = table_of("file", "sound", "speaker", "probability", right=("sound", "probability"))
     for one in found:
         for i, candidate in enumerate(one.candidates):
@@ -80,6 +83,7 @@ def identification_table(found: "list[Identification]") -> Table:
 
 
 def findings_table(findings: "list[Finding]") -> Table:
+    """What `doctor` found, and what mends it."""
     table = table_of("", "check", "found", "what to do")
     for finding in findings:
         table.add_row("ok" if finding.ok else "!!", finding.name, finding.value, finding.remedy)

@@ -163,7 +163,7 @@ def _result(path: Path) -> tuple[dict[str, float], str]:
 
 def _at_work(run: Run, locked: set[str] | None, host: str | None) -> bool | None:
     """Whether a process works in the run's folder: it holds the lock. None where that cannot be seen."""
-    if locked is None:
+    if locked is None or not hasattr(os, "geteuid"):
         return None
     if os.path.realpath(run.lock) in locked:
         return True

@@ -98,7 +98,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             if temporary.is_file():
-                with open(temporary, "rb") as written:
+                with open(temporary, "r+b") as written:  # Windows flushes only what may be written
                     os.fsync(written.fileno())
             os.replace(temporary, path)
         except BaseException:

@@ -99,12 +99,12 @@ def test_too_short_says_what_the_least_is(data: tuple[Store, Folds]) -> None:
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("50m", 3000), ("2h", 7200), ("1h30m", 5400), ("90s", 90)])
-def test_durations(text: str, seconds: float) -> None:
+def test_durations_are_read_in_their_units(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "50", "m", "1.5h", "-3m", "30m1h"])
-def test_no_durations(text: str) -> None:
+def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="no duration"):
         parse_duration(text)
 

@@ -157,7 +157,9 @@ def test_versions_that_do_not_fit_and_the_command_for_each(
         ("CPU only, 8 threads", None, True, "no NVIDIA driver"),
     ],
 )
-def test_cuda(told: list[Any], workspace: Workspace, device: str, shown: str | None, ok: bool, text: str) -> None:
+def test_whether_the_gpu_can_be_used_is_said(
+    told: list[Any], workspace: Workspace, device: str, shown: str | None, ok: bool, text: str
+) -> None:
     told[:] = [IMPORTS % device, 0, shown]
     finding = named(examine(SLUG, workspace, online=False), "CUDA")
     assert finding.ok is ok

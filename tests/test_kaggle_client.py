@@ -283,7 +283,7 @@ def test_too_little_space_is_said_at_once(kaggle: Server, tmp_path: Path, monkey
 # --- submissions -------------------------------------------------------------------------------
 
 
-def test_limits(kaggle: Server, tmp_path: Path) -> None:
+def test_slots_are_known_or_said_to_be_unknown(kaggle: Server, tmp_path: Path) -> None:
     client = KaggleClient(SLUG)
     assert client.limits() == Limits(used_today=0, allowed_now=5, limited_by_total=False)
     kaggle.disturb("GetSubmissionLimits", json_answer(404, b'{"code": 404, "message": "Not found"}'))

@@ -55,7 +55,7 @@ class Trained:
         self.file = root / "predictor.safetensors"
         self.predictor = export(self.workspace, self.made.name)
 
-    def test_logits(self) -> np.ndarray:
+    def ensemble_logits(self) -> np.ndarray:
         return recorded_blend(self.workspace, self.store, self.folds, read_record(self.made.file)).test(FOLDS)
 
     def mel(self, row: int) -> np.ndarray:
@@ -77,7 +77,7 @@ def voices() -> list[np.ndarray]:
 
 
 def test_exported_logits_are_the_ensembles_test_logits(trained: Trained) -> None:
-    expected = trained.test_logits()
+    expected = trained.ensemble_logits()
     found = Predictor.load(trained.file).logits([trained.mel(row) for row in trained.store.test_rows])
     assert found.shape == (SPEAKERS * UTTERANCES // 4, SPEAKERS)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())

@@ -1,5 +1,6 @@
 """Commands about a predictor in one file: `export`, `identify`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from kaggle_hw4 import verbs
 from kaggle_hw4.commands.common import Json, emit, next_command
+from kaggle_hw4.commands.completion import complete_namings
 from kaggle_hw4.workspace import Workspace
 
 
@@ -14,7 +16,11 @@ def export(
     ctx: typer.Context,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME …]", help="An ensemble, or members, variants or sets to blend; default: all."),
+        typer.Argument(
+            metavar="[NAME …]",
+            help="An ensemble, or members, variants or sets to blend; default: all.",
+            autocompletion=complete_namings,
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="[default: predictor.safetensors in the workspace]")
@@ -30,7 +36,7 @@ def export(
     facts = {"file": str(file), "bytes": file.stat().st_size, "card": card}
     members = ", ".join(member["name"] for member in card["members"])
     emit(as_json, facts, lambda: f"{card['name']} of {members}: {file} ({size(file.stat().st_size)})")
-    next_command(ctx, f"identify FILE.wav{f' --model {output}' if output else ''}")
+    next_command(ctx, "identify FILE.wav" + (f" --model {shlex.quote(str(output))}" if output else ""))
 
 
 def identify(

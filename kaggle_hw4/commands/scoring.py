@@ -7,6 +7,7 @@ import typer
 
 from kaggle_hw4 import verbs
 from kaggle_hw4.commands.common import Json, Names, emit, next_command
+from kaggle_hw4.commands.completion import complete_namings, complete_submissions
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import Workspace
 
@@ -45,7 +46,12 @@ def ensemble(
 def submit(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME|FILE]", help="In submissions/, or a file; default: the ensemble.")
+        str | None,
+        typer.Argument(
+            metavar="[NAME|FILE]",
+            help="In submissions/, or a file; default: the ensemble.",
+            autocompletion=complete_submissions,
+        ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the score.")] = True,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the score.")] = 600.0,
@@ -96,8 +102,14 @@ def board(
 
 def diff(
     ctx: typer.Context,
-    a: Annotated[str, typer.Argument(help="A submission or its file, an ensemble, a member, or a run (MEMBER/fold0).")],
-    b: Annotated[str, typer.Argument(help="Another one.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="A submission or its file, an ensemble, a member, or a run (MEMBER/fold0).",
+            autocompletion=complete_namings,
+        ),
+    ],
+    b: Annotated[str, typer.Argument(help="Another one.", autocompletion=complete_namings)],
     as_json: Json = False,
 ) -> None:
     """Show how two submissions differ, and whether a score could tell them apart."""
@@ -109,7 +121,14 @@ def diff(
 
 def explain(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A submission, its reference, or its file.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE",
+            help="A submission, its reference, or its file.",
+            autocompletion=complete_submissions,
+        ),
+    ],
     verify: Annotated[
         bool, typer.Option("--verify", help="Recompute what can be recomputed (minutes at scale).")
     ] = False,

@@ -7,9 +7,12 @@ import typer
 
 from kaggle_hw4 import verbs
 from kaggle_hw4.commands.common import MAX_SEED, Device, Json, Names, emit, next_command
+from kaggle_hw4.commands.completion import complete_variants
 
 
 class Engines(StrEnum):
+    """What does the work."""
+
     local = "local"
     ray = "ray"
 
@@ -32,7 +35,9 @@ def variants(as_json: Json = False) -> None:
 def train(
     ctx: typer.Context,
     fold: Annotated[str, typer.Option(help="Folds to hold out: all, or numbers as in 0,3.")] = "all",
-    variant: Annotated[list[str] | None, typer.Option(help="Variant or set; may be repeated.")] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Variant or set; may be repeated.", autocompletion=complete_variants)
+    ] = None,
     seed: Annotated[
         list[int] | None, typer.Option(min=0, max=MAX_SEED, help="Seed; may be repeated. [default: 0]")
     ] = None,

@@ -126,6 +126,8 @@ class Archive(ABC):
 
 
 class Folder(Archive):
+    """The files of a folder, or of `Dataset` in it."""
+
     def __init__(self, source: Path) -> None:
         self.root = source if (source / TABLE_NAMES[0]).exists() else source / "Dataset"
         if not (self.root / TABLE_NAMES[0]).exists():
@@ -151,6 +153,8 @@ _ENCRYPTED_OR_PATCHED = 0b110_0001  # flags that only zipfile knows how to refus
 
 
 class Zip(Archive):
+    """The members of a zip archive."""
+
     def __init__(self, source: Path) -> None:
         try:
             with zipfile.ZipFile(source) as archive:

@@ -29,6 +29,7 @@ class Contest:
     stride: int
 
     def without(self, fold: int) -> "Contest":
+        """The contest on the other folds."""
         kept = self.folds != fold
         lengths = np.diff(np.append(self.starts, self.margins.shape[1]))
         starts = np.cumsum(np.concatenate([[0], lengths[kept]]))[:-1]

@@ -24,6 +24,7 @@ class Temperatures:
 
     @staticmethod
     def fitted(pool: Pool, tick: Callable[[str], None]) -> "Temperatures":
+        """Fit all of them; `tick` is told which one is being fitted."""
         full, without = np.ones(len(pool)), np.ones((len(pool.labels), len(pool)))
         for member in range(len(pool)):
             tick(f"temperature {member + 1} of {len(pool)}")

@@ -1,0 +1,1 @@
+"""Many trainings: what they cost, the plan, and who does the work."""

@@ -65,6 +65,7 @@ class RayEngine:
 
     @cached_property
     def device(self) -> torch.device:
+        """The kind that the nodes train on. Raises UsageError when the one asked for is nowhere."""
         gpus = self._ray.cluster_resources().get("GPU", 0)
         if self._wanted_device == "cuda" and not gpus:
             raise UsageError("--device cuda: no node of the Ray cluster has a GPU", "Use --device cpu, or auto.")
@@ -224,7 +225,7 @@ def connected(address: str | None, workers: int | None) -> Any:
     if address is None:
         # The documented switch to a cluster of one node, whose servers then all listen on 127.0.0.1 only.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        os.environ["RAY_worker_niceness"] = "0"  # as the local engine's workers; Ray's are nice by 15
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as the local engine's workers; Ray's are nice by 15
     try:
         import ray
     except ImportError:

@@ -4,6 +4,7 @@ A node works in a folder of its own. At most a second after a log, checkpoint or
 file goes to the mailbox, which writes it into the workspace; what is lost with a node is what came after that.
 """
 
+import getpass
 import os
 import shutil
 import tempfile
@@ -147,7 +148,8 @@ def store_here(source: Source, mailbox: Any) -> Store:
 
 def _node_folder() -> Path:
     """For what this user's tasks keep on this machine."""
-    folder = Path(tempfile.gettempdir()) / f"kaggle-hw4-{os.getuid()}"
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # in a container a number may have no name
+    folder = Path(tempfile.gettempdir()) / f"kaggle-hw4-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 

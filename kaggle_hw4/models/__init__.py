@@ -1,0 +1,1 @@
+"""From log-mels to a logit per speaker, safe to batch."""

@@ -38,6 +38,7 @@ class Api:
         self._rehearsal = rehearsal
 
     async def call(self, request: Request) -> Response:
+        """Answer a request by the method that its path names. Raises HTTPException as Kaggle refuses."""
         scheme, _, credential = request.headers.get("authorization", "").partition(" ")
         asks_for_token = request.path_params["method"] == "GenerateAccessToken"  # and has none yet
         if not asks_for_token and (scheme.lower() not in ("basic", "bearer") or not credential.strip()):
@@ -67,6 +68,7 @@ class Api:
         return {"token": secrets.token_urlsafe(16), "expiresIn": 43200, "userName": TEAM}
 
     def list_data_files(self, message: dict[str, Any], base: str) -> Any:
+        """The members of the archive, on one page."""
         files = [
             {
                 "ref": info.filename,
@@ -82,12 +84,14 @@ class Api:
         return RedirectResponse(f"{base}/blobs/{self._rehearsal.archive.name}", 302)
 
     def download_data_file(self, message: dict[str, Any], base: str) -> Any:
+        """Redirects to one member of the archive."""
         name = str(message.get("fileName"))
         if name not in {info.filename for info in self._rehearsal.members}:
             raise HTTPException(404, f"File not found: {name}")
         return RedirectResponse(f"{base}/blobs/files/{name}", 302)
 
     def start_submission_upload(self, message: dict[str, Any], base: str) -> Any:
+        """A token, and the address that takes the file."""
         if _number(message, "contentLength", 0) > UPLOAD_LIMIT:
             raise HTTPException(400, f"the file is larger than {UPLOAD_LIMIT} bytes")
         name = Path(str(message.get("fileName", "submission.csv"))).name
@@ -95,12 +99,14 @@ class Api:
         return {"token": token, "createUrl": f"{base}/uploads/{token}/{name}"}
 
     def create_submission(self, message: dict[str, Any], base: str) -> Any:
+        """Makes a submission of an uploaded file."""
         entry = self._rehearsal.submit(
             str(message.get("blobFileTokens", "")), str(message.get("submissionDescription", ""))
         )
         return {"message": f"Successfully submitted to {self._rehearsal.slug}", "ref": entry.ref}
 
     def get_submission_limits(self, message: dict[str, Any], base: str) -> Any:
+        """How many submissions were made and are left today."""
         used = self._rehearsal.used_today()
         return {
             "numToday": used,
@@ -114,6 +120,7 @@ class Api:
         return _page(newest_first, message, "submissions")
 
     def get_submission(self, message: dict[str, Any], base: str) -> Any:
+        """One submission by its reference."""
         for entry in self._rehearsal.entries:
             if entry.ref == message.get("ref"):
                 return entry.answer()
@@ -123,6 +130,7 @@ class Api:
         return _page(self._rehearsal.leaderboard(), message, "submissions")
 
     def download_leaderboard(self, message: dict[str, Any], base: str) -> Any:
+        """The leaderboard as a zip that holds a CSV."""
         table = io.StringIO()
         columns = ["teamId", "teamName", "submissionDate", "score"]
         writer = csv.DictWriter(table, columns)

@@ -26,7 +26,7 @@ def main(folder: Path = Path("demo")) -> int:
     environment["KAGGLE_HW4_ROOT"] = str(folder)
 
     _tell("A competition of synthetic voices, served on this machine in Kaggle's place:")
-    made = _run(f"rehearsal make {kaggle} --speakers {SPEAKERS} --utterances {UTTERANCES}", environment)
+    made = _run(f"rehearsal make {kaggle.as_posix()} --speakers {SPEAKERS} --utterances {UTTERANCES}", environment)
     if made:
         return made
     environment |= client_environment(_start_server(kaggle), home.resolve())

@@ -192,6 +192,7 @@ class Rehearsal:
         return entry
 
     def leaderboard(self) -> list[dict[str, Any]]:
+        """The one team by its best public score; nobody before the first."""
         scored = [e for e in self.entries if e.answer()["status"] == "COMPLETE"]
         if not scored:
             return []

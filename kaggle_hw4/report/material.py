@@ -66,6 +66,7 @@ class Material:
 
     @cached_property
     def edition(self) -> Competition:
+        """The competition of the data; the default one where the data cannot be read."""
         try:
             return competition(self.store.competition)
         except HW4Error:

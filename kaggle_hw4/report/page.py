@@ -82,6 +82,7 @@ class Page:
         self.missing.setdefault((error.cause, error.remedy), []).append(what)
 
     def summary(self) -> dict[str, Any]:
+        """What is shown and what is missing, for `--json`."""
         pictures = [picture for pictures in self.sections.values() for picture in pictures]
         return {
             "pictures": [{"key": p.key, "title": p.title, "sentence": p.sentence} for p in pictures],

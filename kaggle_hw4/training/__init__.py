@@ -1,0 +1,1 @@
+"""One training, or several of a variant as one: the loop, what it uses, what it leaves."""

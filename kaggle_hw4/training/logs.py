@@ -51,6 +51,7 @@ class TensorBoard:
         self._began, self._seconds = time.time(), 0.0
 
     def write(self, line: Line) -> None:
+        """Every finite figure of the line as a scalar at its step."""
         self._seconds = line.get("seconds", self._seconds)
         for name, value in line.items():
             if name not in ("step", "seconds") and isinstance(value, int | float) and math.isfinite(value):

@@ -275,6 +275,7 @@ class Trainer:
 
 
 def save_checkpoint(path: Path, state: State) -> None:
+    """Write a checkpoint, whole or not at all."""
     buffer = io.BytesIO()  # torch.save reports a full disk as something else than an OSError
     torch.save(state, buffer)
     with atomic_path(path) as temporary:

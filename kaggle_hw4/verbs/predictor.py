@@ -1,0 +1,54 @@
+"""Verbs about a predictor in one file: export it, identify speakers with it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kaggle_hw4.verbs.data import Names, listed, open_split
+from kaggle_hw4.verbs.scoring import blend
+from kaggle_hw4.workspace import Workspace
+
+if TYPE_CHECKING:
+    from kaggle_hw4.identification import Identification
+    from kaggle_hw4.predictor import Predictor
+
+
+def export(workspace: Workspace, names: Names = (), output: Path | str | None = None) -> "Predictor":
+    """Write a predictor in one safetensors file, by default <workspace>/predictor.safetensors; gives it.
+
+    One name may be an ensemble in submissions/; members, variants or sets (default: all members) are blended first.
+    The predictor's logits are those of the ensemble: of every member with a weight all models, a refit among them.
+
+    Raises:
+        UsageError: an unknown member.
+        DataError: what an ensemble cannot be made from, or a member from elsewhere.
+    """
+    from kaggle_hw4.ensemble.recorded import read_record
+    from kaggle_hw4.ensemble.submission import record_of
+    from kaggle_hw4.exporting import predictor_of
+    from kaggle_hw4.terminal import stage
+
+    chosen = listed(names)
+    csv = workspace.submissions / f"{chosen[0]}.csv" if len(chosen) == 1 else None
+    if csv is None or not record_of(csv).exists():
+        csv = blend(workspace, chosen).file
+    store, split = open_split(workspace)
+    with stage() as tick:
+        predictor = predictor_of(workspace, store, split, read_record(csv), tick)
+    predictor.save(Path(output or workspace.predictor))
+    return predictor
+
+
+def identify(files: Sequence[Path | str], model: Path | str, *, top: int = 5) -> "list[Identification]":
+    """Who speaks in each WAV file: the `top` most probable speakers of the predictor in the file `model`.
+
+    Raises:
+        DataError: no predictor, or a file that cannot be read or holds no sound; none is named then.
+    """
+    from kaggle_hw4.identification import identify_recordings
+    from kaggle_hw4.predictor import Predictor
+    from kaggle_hw4.terminal import progress_bar
+
+    predictor = Predictor.load(Path(model))
+    with progress_bar("listening") as update:
+        return identify_recordings([Path(file) for file in files], predictor, top, update)

@@ -1,0 +1,139 @@
+"""Verbs about models: train them, predict with them again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kaggle_hw4.verbs.data import Names, listed, open_split
+from kaggle_hw4.workspace import Workspace
+
+if TYPE_CHECKING:
+    from kaggle_hw4.runs import Job
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training of a member (variant and seed) in `folder`; `fold` held out, None for a refit.
+
+    `accuracy` (share) and `log_loss` (nats) of the `utterances` held out, named whole; None for a refit.
+    """
+
+    member: str
+    fold: int | None
+    folder: Path
+    accuracy: float | None
+    log_loss: float | None
+    utterances: int
+
+
+def train(
+    workspace: Workspace,
+    variants: Names = "default",
+    *,
+    folds: str = "all",
+    seeds: Sequence[int] | None = None,
+    steps: int | None = None,
+    budget: str | None = None,
+    refit: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    deterministic: bool = False,
+    logs: Sequence[str] = (),
+    dry_run: bool = False,
+) -> list[Trained]:
+    """Train variants or sets of them on folds, and write their out-of-fold and test logits; gives what is finished.
+
+    `folds` to hold out: `all`, or numbers as in `0,3`. `seeds`: default 0. `steps` of the optimiser: default each
+    variant's own. `budget` as in `50m` plans variants, seeds and steps for a time. `refit` trains on all labels what
+    is trained on every fold. `workers` are processes: default one per core on CPU, one per GPU. `engine` is `local`
+    or `ray`, with the `address` of a cluster (default: one of its own here). `deterministic` asks for PyTorch's
+    deterministic algorithms on a GPU. `logs` beside log.jsonl: `tensorboard`. The plan is told on stderr, and with
+    `dry_run` that is all. Workers are spawned: a script calls this under `if __name__ == "__main__"`.
+
+    Raises:
+        UsageError: no such variant, fold or device, or options that contradict each other.
+        DataError: no data, a folder of a run made from something else, or a training whose loss is not finite.
+        UnavailableError: no Ray cluster answers.
+        PendingError: the budget is used up before the end; checkpoints are written, the same call goes on.
+    """
+    import time
+    from contextlib import closing
+
+    from kaggle_hw4.jobs.command import open_engine, plan_training
+    from kaggle_hw4.jobs.engine import run_plan
+    from kaggle_hw4.jobs.work import Options
+    from kaggle_hw4.terminal import say
+    from kaggle_hw4.training.logs import check_logs
+    from kaggle_hw4.training.session import announce
+    from kaggle_hw4.views import plan_lines
+
+    began = time.monotonic()
+    check_logs(logs)
+    store, split = open_split(workspace)
+    chosen = open_engine(
+        workspace,
+        store,
+        split,
+        engine=engine,
+        address=address,
+        device=device,
+        workers=workers,
+        options=Options(deterministic, tuple(logs)),
+    )
+    with closing(chosen):
+        plan, seconds = plan_training(
+            workspace,
+            store,
+            split,
+            names=listed(variants),
+            fold=folds,
+            seeds=None if seeds is None else list(seeds),
+            steps=steps,
+            budget=budget,
+            refit=refit,
+            engine=chosen,
+        )
+        say(plan_lines(plan, chosen.device))
+        if plan.open and not dry_run:
+            announce(workspace, [planned.job for planned in plan.open], store, split)
+            run_plan(workspace, plan, chosen, None if seconds is None else began + seconds)
+    return [found for planned in plan.jobs if (found := _trained(workspace, planned.job))]
+
+
+def _trained(workspace: Workspace, job: "Job") -> Trained | None:
+    from kaggle_hw4.runs import run_of
+    from kaggle_hw4.workspace import read_json
+
+    run = run_of(workspace, job)
+    if not run.finished:
+        return None
+    result = read_json(run.result, f"Write it anew: kaggle-hw4 predict {job.member}")
+    fold = None if job.refit else job.fold
+    return Trained(job.member, fold, run.folder, result["accuracy"], result["log_loss"], result["utterances"])
+
+
+def predict(workspace: Workspace, names: Names = (), *, device: str = "auto") -> None:
+    """Write the logits of trained members, variants or sets (default: all) again, from their weights.
+
+    Raises:
+        UsageError: no such member or device.
+        DataError: a member that lacks folds, or weights that are damaged.
+    """
+    from kaggle_hw4.ensemble.members import choose_members
+    from kaggle_hw4.jobs.plan import choose_device
+    from kaggle_hw4.runs import REFIT, job_of, run_at
+    from kaggle_hw4.terminal import progress_bar
+    from kaggle_hw4.training.artefacts import predict_again
+
+    store, split = open_split(workspace)
+    target = choose_device(device)
+    members = choose_members(workspace, split.k, listed(names))
+    runs = [run_at(workspace, member, number) for member in members for number in range(split.k)]
+    runs += [run for run in (run_at(workspace, member, REFIT) for member in members) if run.finished]
+    with progress_bar("predicting") as update:
+        for done, run in enumerate(runs):
+            predict_again(workspace, job_of(run), store, split, target)
+            update(done + 1, len(runs))
