@@ -45,7 +45,7 @@ from kaggle_hw4.kaggle_calls import _answered
 from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.runs import Run, job_of
 from kaggle_hw4.submission_file import load_submission
-from kaggle_hw4.terminal import say, stderr
+from kaggle_hw4.terminal import say
 from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace, check_fields, file_hash, parse_json
 
@@ -511,7 +511,6 @@ def test_a_table_that_is_none_is_refused(text: str) -> None:
 
 
 def test_what_a_name_tells_the_terminal_is_not_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
-    stderr.file = sys.stderr
     say("a\x1b]0;title\x07b\x9b2J\rc")
     assert capsys.readouterr().err == "a\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}b" + (
         "\N{REPLACEMENT CHARACTER}2J\N{REPLACEMENT CHARACTER}c\n"

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Self
+from typing import Self
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def stream_tar(source: Path) -> Iterator[tuple[str, bytearray]]:
         raise damaged(source, error) from error
 
 
-def _unpacked(stream: io.BufferedReader) -> IO[bytes]:
+def _unpacked(stream: "io.BufferedReader[_Joined]") -> io.BufferedIOBase:
     """What bzip2 or xz packed, a piece at a time; the rest as it is, for tarfile, which takes all of 10 kB at once."""
     start = stream.peek(6)
     if start.startswith(b"BZh"):

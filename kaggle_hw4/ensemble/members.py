@@ -186,8 +186,8 @@ def _checked(path: Path, expected_hash: str | None, ids: list[str], speakers: in
         if path.exists() and not path.is_file():
             raise ValueError("it is not a file")  # a pipe would be waited for
         with open(path, "rb") as file:
-            start = file.read(12)
-        if start[6:7] > b"\1" and int.from_bytes(start[8:], "little") > _LONGEST_HEADER:
+            begin = file.read(12)
+        if begin[6:7] > b"\1" and int.from_bytes(begin[8:], "little") > _LONGEST_HEADER:
             raise ValueError("its header is no array's")  # for whose bytes numpy makes room before it reads them
         if expected_hash is not None and file_hash(path) != expected_hash:
             raise DataError(f"{path} is not the file that was written: its checksum differs", remedy)
