@@ -176,10 +176,10 @@ def _read_tables(content: bytes) -> None:
 
 
 @cache
-def bench() -> Bench:
+def bench(name: str = "workspace") -> Bench:
     """A workspace with a member and logits from elsewhere."""
-    root = SCRATCH / "workspace"
-    tiny.packed(tiny.as_folder(SCRATCH / "source", tiny.files(train=6)), root / "data" / "store")
+    root = SCRATCH / name
+    tiny.packed(tiny.as_folder(root / "source", tiny.files(train=6)), root / "data" / "store")
     made = Bench(root)
     made.member("sample")
     logits = made.workspace.root
@@ -234,7 +234,7 @@ def _run_seeds() -> list[bytes]:
 
 
 def _read_run(content: bytes) -> None:
-    b = bench()
+    b = bench("runs")  # one of its own, whose runs are spoilt
     run = Run(b.workspace.runs / "sample-s0" / "fold0")
     parts = ([*content.split(_CUT), b"", b""])[:3]
     for path, part in zip((run.record, run.result, run.log), parts, strict=True):

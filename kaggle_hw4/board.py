@@ -171,6 +171,7 @@ def _record(csv: Path, csv_hash: str) -> dict[str, Any]:
         for end in made.get("interval") or ():
             check_fields({"interval": end}, interval=int | float)
         if made.get("averaging") is not None:
+            check_fields(made, accuracy=int | float)
             check_fields(made["averaging"], gain=int | float, sd=int | float)
     except (TypeError, ValueError) as error:
         raise DataError(f"{path} is not the record of an ensemble: {error}", again) from error

@@ -30,6 +30,8 @@ CREATE TABLE submissions (
 )
 """
 
+_MOVE_AWAY = "If it is damaged, move it away; `kaggle-hw4 board --sync` brings Kaggle's scores back."
+
 # From each version to the next.
 _MIGRATIONS = {
     1: (
@@ -142,6 +144,8 @@ class Ledger:
                     self._migrate(connection, version)
                 yield connection
                 connection.execute("COMMIT")  # an exception closes the connection, which rolls back
+        except UnicodeDecodeError as error:  # in a message of SQLite's that quotes the file
+            raise DataError(f"{self.path} is damaged: {error}", _MOVE_AWAY) from error
         except sqlite3.DatabaseError as error:
             raise DataError(f"{self.path}: {error}", _remedy(error)) from error
 
@@ -168,7 +172,7 @@ def _remedy(error: sqlite3.DatabaseError) -> str:
     """Only a file that is damaged may be moved away: the ledger is what keeps a file from being sent twice."""
     primary = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return "If it is damaged, move it away; `kaggle-hw4 board --sync` brings Kaggle's scores back."
+        return _MOVE_AWAY
     return "It is whole: free the disk, make it writable, or let the other process finish; then run the command again."
 
 

@@ -27,21 +27,27 @@ import pytest
 import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from written import Bench
 
 from fuzz.targets import TARGETS, bench
 from kaggle_hw4.archive_file import Expected, problem
+from kaggle_hw4.board import read_board
 from kaggle_hw4.competition import competition
 from kaggle_hw4.credentials import Credential
 from kaggle_hw4.data.features import read_features
 from kaggle_hw4.data.saved import load_saved
 from kaggle_hw4.data.tables import read_tables
-from kaggle_hw4.ensemble.members import added_member
+from kaggle_hw4.ensemble.members import added_member, load_member
+from kaggle_hw4.ensemble.recorded import read_record
 from kaggle_hw4.errors import DataError, HW4Error, UsageError
+from kaggle_hw4.folds import load_folds
 from kaggle_hw4.kaggle_calls import _answered
 from kaggle_hw4.ledger import Ledger, Row
+from kaggle_hw4.runs import Run, job_of
 from kaggle_hw4.submission_file import load_submission
-from kaggle_hw4.terminal import say, stderr
-from kaggle_hw4.workspace import check_fields, parse_json
+from kaggle_hw4.terminal import say
+from kaggle_hw4.variants import variant
+from kaggle_hw4.workspace import Workspace, check_fields, file_hash, parse_json
 
 CONTENT = tiny.files(speakers=2, train=2, test=1)
 FIRST = next(name for name in CONTENT if name.endswith(".pt"))
@@ -53,14 +59,14 @@ DEEP = 100_000
 def bounded(mib: int = 100, seconds: float = 20.0) -> Iterator[None]:
     """Fails when the block takes more memory or time than any input may."""
     tracemalloc.start()
-    began = time.monotonic()
+    began = time.process_time()  # the machine may be busy
     try:
         yield
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < mib * MIB
-    assert time.monotonic() - began < seconds
+    assert time.process_time() - began < seconds
 
 
 def refused(source: Path, *words: str, mib: int = 100) -> None:
@@ -289,7 +295,7 @@ seen = set()
 def hook(event, arguments):
     writes = event == 'open' and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
     if writes or event in ('os.mkdir', 'os.symlink', 'os.link', 'os.rename', 'pickle.find_class', 'subprocess.Popen'):
-        seen.add(str(arguments[-1] if event in ('os.rename',) else arguments[0]))
+        seen.add(str(arguments[event == 'os.rename']))
 sys.addaudithook(hook)
 for i, archive in enumerate(archives):
     try:
@@ -425,7 +431,7 @@ def test_a_bomb_in_an_utterance_is_refused(tmp_path: Path, method: int) -> None:
         read_features("x", bytearray(path.read_bytes()))
 
 
-@pytest.mark.parametrize(("frames", "stride"), [(2**62, 0), (2**40, 0), (2**40, 40), (4, 40), (3, 0), (-3, 40)])
+@pytest.mark.parametrize(("frames", "stride"), [(2**62, 0), (2**40, 0), (2**40, 40), (4, 40), (-3, 40)])
 def test_a_tensor_larger_than_its_storage_is_refused(frames: int, stride: int) -> None:
     program = zipfile.ZipFile(io.BytesIO(SAVED)).read("archive/data.pkl")
     assert program.count(b"K\x03K(\x86") == program.count(b"K(K\x01\x86") == 1  # shape (3, 40), strides (40, 1)
@@ -505,7 +511,6 @@ def test_a_table_that_is_none_is_refused(text: str) -> None:
 
 
 def test_what_a_name_tells_the_terminal_is_not_passed_on(capsys: pytest.CaptureFixture[str]) -> None:
-    stderr.file = sys.stderr
     say("a\x1b]0;title\x07b\x9b2J\rc")
     assert capsys.readouterr().err == "a\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}b" + (
         "\N{REPLACEMENT CHARACTER}2J\N{REPLACEMENT CHARACTER}c\n"
@@ -597,6 +602,10 @@ LEDGERS = {
     "another state": ["UPDATE submissions SET state = 'lost'"],
     "a name of 2 MB": ["UPDATE submissions SET name = hex(zeroblob(1048576))"],
     "no table": ["DROP TABLE submissions"],
+    "a name in its schema that is no text": [
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET name = CAST(x'c5' AS TEXT), tbl_name = CAST(x'c5' AS TEXT), sql = 'CREATE TABLE c('",
+    ],
     "other columns": ["ALTER TABLE submissions DROP COLUMN state"],
 }
 
@@ -612,6 +621,61 @@ def test_a_ledger_that_is_none_is_refused(tmp_path: Path, what: str) -> None:
     with bounded(), pytest.raises(DataError, match="ledger"):
         ledger.all(tiny.SLUG)
     assert ledger.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("field", ["oof", "test"])
+@pytest.mark.parametrize("value", [None, 5, [[]], {}])
+def test_a_result_that_lacks_what_is_read_of_it_is_refused(tmp_path: Path, field: str, value: Any) -> None:
+    tiny.packed(tiny.as_folder(tmp_path / "source", tiny.files(train=6)), tmp_path / "data" / "store")
+    b = Bench(tmp_path)
+    b.member("sample")
+    result = Run(b.workspace.runs / "sample-s0" / "fold0").result
+    result.write_text(json.dumps(json.loads(result.read_text()) | {field: value}))
+    with pytest.raises(DataError, match=r"result\.json"):
+        load_member(b.workspace, b.store, b.folds, "sample-s0")
+
+
+RECORDS: list[dict[str, Any]] = [
+    {"interval": [0.1, 0.2], "averaging": {"gain": 0.1, "sd": 0.1}},
+    {"accuracy": 0.5, "interval": [0.1, 0.2], "averaging": {"gain": 0.1}},
+    {"accuracy": 0.5, "interval": [[], 0.2]},
+    {"accuracy": "x"},
+    {"accuracy": 10**400},
+]
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_a_record_of_other_things_spoils_the_board_with_one_message(tmp_path: Path, record: dict[str, Any]) -> None:
+    csv = tmp_path / "submissions" / "a.csv"
+    csv.parent.mkdir()
+    csv.write_text("Id,Category\na,b\n")
+    csv.with_suffix(".json").write_text(json.dumps(record | {"csv": file_hash(csv)}))
+    with pytest.raises(DataError, match=r"a\.json is not the record of an ensemble"):
+        read_board(Workspace(tmp_path), competition(tiny.SLUG))
+    with pytest.raises(DataError, match=r"a\.json is not the record of an ensemble"):
+        read_record(csv)
+
+
+@pytest.mark.parametrize(
+    "change", [{"k": 10**12}, {"k": True}, {"seed": "0"}, {"k": "3"}, {"fold_of": []}, {"fold_of": {}}]
+)
+def test_a_split_of_other_things_is_refused_at_once(tmp_path: Path, change: dict[str, Any]) -> None:
+    b = bench()
+    path = tmp_path / "folds.json"
+    path.write_text(json.dumps(json.loads(b.workspace.folds_file.read_text()) | change))
+    with bounded(), pytest.raises(DataError, match=r"folds\.json"):
+        load_folds(b.store, path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"heads": 0}, {"d_model": 10**9}, {"lr": "x"}, {"also_crops": "ab"}, {"lr": float("inf")}, {"steps": True}],
+)
+def test_a_recipe_of_other_things_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    recipe = variant("sample").recipe() | change
+    (tmp_path / "run.json").write_text(json.dumps({"variant": "sample", "recipe": recipe, "seed": 0, "fold": 0}))
+    with pytest.raises(HW4Error, match=next(iter(change))):
+        job_of(Run(tmp_path))
 
 
 # --- Kaggle's answers --------------------------------------------------------------------------

@@ -102,11 +102,10 @@ def execute(
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "tests" / "guard"), str(hosts)]),
         "PIP_NO_INDEX": "1",  # whatever the wheel needs is there, or the test fails
         "KAGGLE_HW4_ROOT": str(root),
-        "HW4_BUDGET": "3m",
-        "HW4_VARIANT": "sample",
+        "HW4_TRAIN": "--budget 15m --variant sample --seed 0 --steps 20",
     }
     notebook = nbformat.read(REPOSITORY / "notebooks" / name, as_version=4)
-    client = NotebookClient(notebook, kernel_name="hw4", timeout=900, resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(notebook, kernel_name="hw4", timeout=390, resources={"metadata": {"path": str(folder)}})
     client.execute(env=environment | {key: str(value) for key, value in parameters.items()})
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return "".join(output.get("text", "") for cell in code for output in cell.outputs), root

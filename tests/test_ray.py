@@ -31,6 +31,7 @@ from kaggle_hw4.workspace import Workspace
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness")
 PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy")
 
 
@@ -67,6 +68,8 @@ def test_ray_makes_the_same_as_local_and_keeps_to_this_machine(
 ) -> None:
     for name in PROXIES:
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody is there
+    for name in LOOPBACK_ONLY:
+        monkeypatch.delenv(name)  # the command sees to that
     process = start(root, "--engine", "ray", "--workers", "1")
     until(lambda: under_way(root), 300)
     rays = descendants(process.pid)
@@ -174,13 +177,19 @@ def test_what_one_engine_began_the_other_ends_in_the_same(
     assert artefacts(root) == undisturbed
 
 
+@pytest.fixture(scope="module", autouse=True)
+def on_loopback() -> Iterator[None]:
+    """For the clusters that tests start. Ray reads it when it is imported, by whichever test is the first."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in LOOPBACK_ONLY:
+            patched.setenv(name, "0")
+        yield
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Ray cluster on 127.0.0.1: a head with one slot, where the command runs."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patched.setenv("RAY_worker_niceness", "0")
         patched.setenv("RAY_TMPDIR", "/tmp")  # paths of sockets are short
         patched.setenv("TMPDIR", str(tmp_path_factory.mktemp("node")))
         from ray.cluster_utils import Cluster
@@ -224,6 +233,7 @@ def steps(root: Path, fold: int) -> int:
 @pytest.mark.slow
 def test_a_node_that_does_not_see_the_data_is_sent_them_once(root: Path, cluster: Any) -> None:
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from kaggle_hw4.jobs import ray_node
 
@@ -231,8 +241,9 @@ def test_a_node_that_does_not_see_the_data_is_sent_them_once(root: Path, cluster
     folds = make_folds(store, root / "folds" / "folds.json")
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     try:
-        mailbox = ray.remote(ray_node.Mailbox).remote(root, store.folder)
-        here = ray.remote(ray_node.store_here)
+        place = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox = ray.remote(ray_node.Mailbox).options(scheduling_strategy=place, num_cpus=0).remote(root, store.folder)
+        here = ray.remote(ray_node.store_here).options(scheduling_strategy=place)
 
         def seen(folder: Path) -> Path:
             source = ray_node.Source(folder, store.hash, store.dtype, folds, "cpu", Options(), __version__)

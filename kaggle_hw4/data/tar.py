@@ -1,6 +1,8 @@
 """Tars: a plain one is read in any order like a zip, all others (compressed, say) as tarfile streams them."""
 
+import bz2
 import io
+import lzma
 import os
 import re
 import tarfile
@@ -59,7 +61,7 @@ def stream_tar(source: Path) -> Iterator[tuple[str, bytearray]]:
         with (
             _Joined(_parts(source)) as joined,
             io.BufferedReader(joined, buffer_size=1 << 20) as stream,
-            tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as archive,
+            tarfile.open(fileobj=_unpacked(stream), mode="r|*", tarinfo=_Member) as archive,
         ):
             while member := archive.next():
                 archive.members.clear()  # type: ignore[attr-defined]  # they would be kept
@@ -72,6 +74,14 @@ def stream_tar(source: Path) -> Iterator[tuple[str, bytearray]]:
                     yield name, bytearray(content.read())
     except DAMAGE as error:
         raise damaged(source, error) from error
+
+
+def _unpacked(stream: "io.BufferedReader[_Joined]") -> io.BufferedIOBase:
+    """What bzip2 or xz packed, a piece at a time; the rest as it is, for tarfile, which takes all of 10 kB at once."""
+    start = stream.peek(6)
+    if start.startswith(b"BZh"):
+        return bz2.BZ2File(stream)
+    return lzma.LZMAFile(stream) if start.startswith(b"\xfd7zXZ\0") else stream
 
 
 _LONG = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from kaggle_hw4.folds import Folds
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import REFIT, Job, Run, check_identity, identity, job_of, run_at
 from kaggle_hw4.variants import SETS, variant
-from kaggle_hw4.workspace import Workspace, content_hash, file_hash, read_json
+from kaggle_hw4.workspace import Workspace, check_fields, content_hash, file_hash, read_json
 
 _CHECKED_AT_ONCE = 4096  # rows
+_LONGEST_HEADER = 1 << 16  # bytes, in a .npy file
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,10 @@ def load_fold(workspace: Workspace, store: Store, folds: Folds, name: str, fold:
     run = run_at(workspace, name, fold)
     again = f"Write it anew from the weights: kaggle-hw4 predict {name}"
     job, result = job_of(run), read_json(run.result, again)
+    try:
+        check_fields(result, test=str, oof=NoneType if fold == REFIT else str)
+    except ValueError as error:
+        raise DataError(f"{run.result} is not the result of a run: {error}", again) from error
     variant_name, _, seed = name.rpartition("-s")
     expected = identity(Job(variant_name, job.variant, int(seed), fold), store, folds)
     check_identity(run, expected)
@@ -179,6 +185,10 @@ def _checked(path: Path, expected_hash: str | None, ids: list[str], speakers: in
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a file")  # a pipe would be waited for
+        with open(path, "rb") as file:
+            begin = file.read(12)
+        if begin[6:7] > b"\1" and int.from_bytes(begin[8:], "little") > _LONGEST_HEADER:
+            raise ValueError("its header is no array's")  # for whose bytes numpy makes room before it reads them
         if expected_hash is not None and file_hash(path) != expected_hash:
             raise DataError(f"{path} is not the file that was written: its checksum differs", remedy)
         logits = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -150,7 +150,9 @@ def speaker_map(material: Material) -> "tuple[Figure, str]":
         axes.plot(*places[[i, j]].T, color=SERIES[1], linewidth=1.2, zorder=1)
     size = 34 if len(classes) <= 100 else 14
     values = [share.get(c, np.nan) for c in classes.tolist()]
-    dots = axes.scatter(*places.T, c=values, cmap=SEQUENTIAL, s=size, edgecolors=MUTED, linewidths=0.5, zorder=2)
+    dots = axes.scatter(
+        places[:, 0], places[:, 1], c=values, cmap=SEQUENTIAL, s=size, edgecolors=MUTED, linewidths=0.5, zorder=2
+    )
     for i in sorted({i for link in links[:4] for i in link}):
         name = short(material.store.speakers[classes[i]], 12)
         box = {"boxstyle": "square,pad=0.05", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.75}

@@ -9,7 +9,7 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.report.material import Material
 from kaggle_hw4.report.naming import Judged
-from kaggle_hw4.report.svg import FAINT, FRAMES_PER_SECOND, INK, MUTED, SERIES, panels, short, show_mels
+from kaggle_hw4.report.svg import FAINT, FRAMES_PER_SECOND, INK, MUTED, SERIES, panels, short, show_mels, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +24,8 @@ def reliability(material: Material) -> "tuple[Figure, str]":
     """Share named rightly by the probability given, without and with temperatures."""
     naming = material.naming
     figure, axes = panels(1, 2, height=2.7, sharex=True, sharey=True)
-    sides = [[found.before for found in naming.calibrations], [found.after for found in naming.calibrations]]
+    sides: list[list[Judged | None]] = [[found.before for found in naming.calibrations]]
+    sides.append([found.after for found in naming.calibrations])
     markers = ("o", "s", "^", "D")
     for panel, side, title in zip(axes, sides, ("without temperatures", "with temperatures"), strict=True):
         panel.plot([0, 100], [0, 100], color=MUTED, linewidth=1, linestyle=":")
@@ -104,7 +105,7 @@ def speaker_accuracy(material: Material) -> "tuple[Figure, str]":
     axes.axhline(100 * naming.right.mean(), color=MUTED, linestyle=":", linewidth=1)
     axes.set_xlim(0, len(order))
     axes.set_ylim(0, 100)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(axes)
     axes.set_xlabel(f"{len(order)} speakers, worst first")
     axes.set_ylabel("named rightly, %")
     wrong = (counts - right)[order]
@@ -133,7 +134,7 @@ def confusions(material: Material) -> "tuple[Figure, str]":
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("utterances")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(axes)
     figure.legend(loc="outside lower center", ncols=1)
     worst, wrong = pairs[0], int((~material.naming.right).sum())
     share = 100 * sum(there + back) / wrong

@@ -27,7 +27,7 @@ _VARIABLES = {INK: "currentColor", MUTED: "var(--muted)", FAINT: "var(--faint)",
 # What can be told apart by everybody (Okabe and Ito's colours are in the page's style), also in grey.
 SEQUENTIAL = "viridis"
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "axes.edgecolor": MUTED,
     "axes.facecolor": "none",
     "axes.grid": True,
@@ -82,11 +82,18 @@ def short(name: str, most: int = 22) -> str:
     return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"
 
 
+def whole_numbers(axes: "Axes") -> None:
+    """No half ticks on the axis below."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+
+
 def scale_of(figure: "Figure", axes: "Any", image: Any, label: str) -> None:
     """A bar beside `axes` that tells what the colours of `image` mean."""
     bar = figure.colorbar(image, ax=axes, label=label, fraction=0.05, pad=0.02)
     bar.outline.set_visible(False)
-    bar.solids.set_rasterized(True)
+    bar.ax.collections[0].set_rasterized(True)  # 256 shapes otherwise
     bar.ax.grid(False)
 
 
