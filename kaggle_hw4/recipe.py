@@ -110,7 +110,7 @@ class Variant:
             kind = _KINDS.get(spec.type, int)
             for value in self.also_crops if spec.name == "also_crops" else (getattr(self, spec.name),):
                 number = isinstance(value, int | float) and kind is not bool
-                if not isinstance(value, kind) or (number and (isinstance(value, bool) or not abs(value) < 1e12)):
+                if not isinstance(value, kind) or (number and (isinstance(value, bool) or not abs(value) < 1e100)):
                     raise UsageError(f"{spec.name} {value!r}"[:200], "It is of another kind, or no such number.")
         for size in _SIZES:
             if not 1 <= getattr(self, size) <= _LARGEST:
