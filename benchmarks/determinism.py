@@ -34,8 +34,8 @@ def main(
         for fold in ("0", "all"):
             name = " ".join([f"--fold {fold}", *options])
             command = ["--variant", variant, "--steps", str(steps), "--fold", fold, "--device", device, *options]
-            runs = [_trained(root, folder / f"{name.replace(' ', '')}-{i}", command) for i in range(2)]
-            found["twice"][name] = differences(*runs, Job(variant, variant_named(variant), 0, 0))
+            one, other = (_trained(root, folder / f"{name.replace(' ', '')}-{i}", command) for i in range(2))
+            found["twice"][name] = differences(one, other, Job(variant, variant_named(variant), 0, 0))
     found["hardware"] = hardware(torch.device("cpu" if device == "cpu" else "cuda"))
     typer.echo(json.dumps(found, indent=1))
 

@@ -41,7 +41,7 @@ class Expected:
             md5 = None
         etag = headers.get("ETag", "")
         validator = headers.get("Last-Modified") if etag.startswith("W/") else etag or headers.get("Last-Modified")
-        size = int(length) if re.fullmatch(r"[0-9]{1,15}", length) else None
+        size = int(length) if re.fullmatch(r"[0-9]{1,20}", length) else None
         return cls(size, md5, validator)
 
 
