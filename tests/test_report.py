@@ -295,9 +295,13 @@ def test_600_speakers_and_100_members_fit_in_5_mb_and_2_minutes(tmp_path: Path) 
         for fold in range(K):
             rows = bench.folds.validation_rows(fold)
             oof = rng.normal(size=(len(rows), 600))
-            oof[np.arange(len(rows)), bench.labels[rows]] += 3
+            heard = np.where(
+                rows % 10 == 0, (bench.labels[rows] + 1) % 600, bench.labels[rows]
+            )  # by all: some stay wrong
+            oof[np.arange(len(rows)), heard] += 3
             run_ = bench.run("sample", fold, oof, rng.normal(size=(len(bench.store.test_rows), 600)), seed=seed)
-            with_log(run_, *({"step": step, "loss": 400 / step} for step in range(20, 20_020, 20)))
+            lines = [{"step": step, "loss": 400 / step} for step in range(20, 20_020, 20)]
+            with_log(run_, *lines, {"step": 20_000, "accuracy": 0.9})
     made_of = make_ensemble(bench.workspace, bench.store, bench.folds, [], method="equal")
     sent(bench, made_of.name, made_of.file, "0.9")
     began = time.monotonic()
