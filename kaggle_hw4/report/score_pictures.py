@@ -41,9 +41,19 @@ def leaderboard(material: Material) -> "tuple[Figure, str]":
             if score is not None:
                 axes.plot(score, row - 0.08, marker, color=colour, markersize=5.5, markeredgecolor=PAPER, label=name)
         axes.text(0, row - 0.27, short(line.name, 44), transform=axes.get_yaxis_transform(), va="bottom")
-    for name, score in board.competition.baselines.items():
+    for place, (name, score) in enumerate(board.competition.baselines.items()):
         axes.axvline(score, color=MUTED, linestyle=":", linewidth=1.1)
-        axes.text(score, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", va="bottom", color=MUTED)
+        # In two rows: on a wide range of scores the names of neighbours would cover each other.
+        axes.annotate(
+            name,
+            (score, 1),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(0, 3 + 12 * (place % 2)),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            color=MUTED,
+        )
     axes.set_ylim(len(lines) - 0.6, -0.75)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
