@@ -26,7 +26,8 @@ from kaggle_hw4.rehearsal.server import client_environment
 # Seconds each; the others are for `make test-all`.
 QUICK = ["docs/explanation.md", "docs/kaggle.md"]
 SLUGS = {"docs/howto/edition-2022.md": "ml2022spring-hw4"}
-RUN, SHOWN = ["sh", "python"], ["text", "console", "json", "csv"]
+# The patches of CONTRIBUTING are tried by tests/test_contributing.py.
+RUN, SHOWN = ["sh", "python"], ["text", "console", "json", "csv", "diff"]
 
 RUNNING = [page for page in pages() if any(b.language in RUN and not b.not_run for b in blocks(page))]
 NOT_RUN = [block for page in pages() for block in blocks(page) if block.not_run]
