@@ -9,11 +9,15 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from kaggle_support import Port, Server, make_competition, running
 
 from kaggle_hw4.rehearsal.server import client_environment
+
+if TYPE_CHECKING:
+    from jobs_done import Session
 
 # One thread, and none that spins while it waits: the machine may be small, or busy with a training.
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
@@ -55,6 +59,16 @@ def kaggle(competition_folder: Path, port: Port, tmp_path: Path, monkeypatch: py
     for name, value in client_environment(port.number, home).items():
         monkeypatch.setenv(name, value)
     return port.server
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> "Session":
+    """A workspace with tiny data, to do jobs in."""
+    import tiny  # imports torch, as below
+    from jobs_done import Session
+
+    tiny.store(tmp_path, longest=60)
+    return Session(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import tiny
+from jobs_done import CPU, Session, after, copy_of, small
 from test_cli import refused, run
-from test_training import CPU, Session, after, copy_of, small
-from test_training import session as session
 
 from kaggle_hw4.runs import Job, Run, run_of
 from kaggle_hw4.training import logs

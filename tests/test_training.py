@@ -3,7 +3,6 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,85 +11,26 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from jobs_done import CPU, Session, after, busy, copy_of, small, trainer_of
 from safetensors.torch import load_file
 
 from kaggle_hw4 import variants
-from kaggle_hw4.data.crops import CropSampler, Frames
-from kaggle_hw4.data.store import open_store
-from kaggle_hw4.errors import DataError, HW4Error
+from kaggle_hw4.data.crops import Frames
+from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import make_folds
 from kaggle_hw4.inference import predict
 from kaggle_hw4.jobs import calibrate
 from kaggle_hw4.jobs.calibrate import Cost, measure
 from kaggle_hw4.jobs.plan import make_plan
 from kaggle_hw4.models.classifier import SpeakerClassifier
-from kaggle_hw4.runs import REFIT, Job, Run, claim, identity, job_of, run_of, with_steps
+from kaggle_hw4.runs import REFIT, Job, claim, identity, job_of, run_of, with_steps
 from kaggle_hw4.training import trainer
 from kaggle_hw4.training.artefacts import predict_again
-from kaggle_hw4.training.precision import LossScale
 from kaggle_hw4.training.schedules import ema_decay, learning_rate, validation_steps
 from kaggle_hw4.training.session import do_jobs
 from kaggle_hw4.training.stopping import Stopped
-from kaggle_hw4.variants import Variant, variant
+from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace
-
-CPU = torch.device("cpu")
-
-
-def small(name: str, **changes: int | float) -> Variant:
-    v = with_steps(variant(name), 12)
-    shrunk = {"crop": 24, "also_crops": (), "batch": 6, "layers": 1, "d_model": 16, "time_mask": min(5, v.time_mask)}
-    return replace(v, **shrunk | changes)
-
-
-def busy(name: str, **changes: float) -> Variant:
-    """A small recipe with steps of several lengths, a last stage, and everything done to the crops."""
-    v = replace(small(name), also_crops=(40,), final_share=0.3, final_crop=50, gain=3.0, equaliser=2.0, noise=0.5)
-    return replace(v, mixup=0.5, time_mask=5, mel_mask=5, time_warp=0.1, mel_warp=0.05, **changes)
-
-
-class Session:
-    """A workspace with tiny data, and jobs done in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.workspace = Workspace(root)
-        self.store = open_store(self.workspace.store)
-        self.folds = make_folds(self.store, self.workspace.folds_file, k=3)
-
-    def do(self, job: Job, should_stop: Callable[[], bool] = lambda: False) -> Run:
-        failures = self.do_together([job], should_stop)
-        for failure in failures.values():
-            raise failure
-        return run_of(self.workspace, job)
-
-    def do_together(self, jobs: list[Job], should_stop: Callable[[], bool] = lambda: False) -> dict[Job, HW4Error]:
-        return do_jobs(self.workspace, jobs, self.store, self.folds, CPU, should_stop)
-
-
-@pytest.fixture
-def session(tmp_path: Path) -> Session:
-    tiny.store(tmp_path, longest=60)
-    return Session(tmp_path)
-
-
-def copy_of(session: Session, name: str) -> Session:
-    """The same data and folds in another workspace."""
-    root = session.workspace.root / name
-    shutil.copytree(session.workspace.data, root / "data")
-    shutil.copytree(session.workspace.folds_file.parent, root / "folds")
-    return Session(root)
-
-
-def trainer_of(session: Session, v: Variant, seeds: list[int]) -> trainer.Trainer:
-    rows = session.folds.training_rows(0)
-    samplers = [CropSampler(session.store, rows, crop=v.crop, batch=v.batch, seed=seed) for seed in seeds]
-    return trainer.Trainer(v, Frames(session.store, CPU), samplers, seeds)
-
-
-def after(calls: int) -> Callable[[], bool]:
-    """A `should_stop` that becomes true at its `calls`-th call."""
-    count = iter(range(calls - 1))
-    return lambda: next(count, None) is None
 
 
 @pytest.mark.parametrize(
@@ -405,118 +345,6 @@ def test_a_log_cut_by_a_kill_is_continued(session: Session) -> None:
 def test_a_loss_that_is_not_finite_stops_the_job(session: Session) -> None:
     with pytest.raises(DataError, match=r"the loss is nan at step \d+ \(learning rate"):
         session.do(Job("sample", small("sample", lr=1e30, clip=1e30), seed=0, fold=0))
-
-
-@pytest.mark.parametrize("name", variants.SETS["best"])
-@pytest.mark.parametrize("start_over", [False, True])
-def test_many_of_the_best_at_once_train_as_one_by_one(session: Session, name: str, start_over: bool) -> None:
-    """All that their recipes do besides, in steps of every length of crops: no model sees the others."""
-    v = busy(name, dropout=0.0, start_over=start_over)
-    group = trainer_of(session, v, [3, 4])
-    alone = [trainer_of(session, v, [seed]) for seed in (3, 4)]
-    for _ in range(2):
-        for each in (group, *alone):
-            each.losses.zero_()
-            each.train_step()
-        for m, one in enumerate(alone):
-            assert group.losses[m].item() == pytest.approx(one.losses.item(), rel=1e-4)
-    together, lone = group.group.weights.grad, alone[1].group.weights.grad
-    assert together is not None
-    assert lone is not None
-    assert (together[1] - lone[0]).norm() < 1e-3 * lone[0].norm()
-
-
-@pytest.mark.parametrize("crop", [16, 50])  # shorter than every utterance; longer than many: padded
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ["conformer-full", "transformer-simple"])
-def test_many_at_once_train_as_one_by_one(session: Session, name: str, dtype: torch.dtype, crop: int) -> None:
-    """Stacked: the same losses, gradients and running statistics as alone, within the rounding of the type."""
-    v = replace(small(name, dropout=0.0), crop=crop)
-    group = trainer_of(session, v, [3, 4, 5])
-    alone = [trainer_of(session, v, [seed]) for seed in (3, 4, 5)]
-    for each in (group, *alone):
-        each.dtype = dtype
-        if dtype == torch.float16:
-            each.scale = LossScale(len(each.seeds), CPU)
-            each.scale.value.fill_(256.0)  # the first one overflows
-        each.train_step()
-    tolerance = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}[dtype]
-    for m, one in enumerate(alone):
-        assert group.losses[m].item() == pytest.approx(one.losses.item(), rel=tolerance)
-        together, lone = group.group.weights.grad, one.group.weights.grad
-        assert together is not None
-        assert lone is not None
-        assert (together[m] - lone[0]).norm() < tolerance * lone[0].norm()
-        for name, buffer in one.group.buffers.items():
-            torch.testing.assert_close(group.group.buffers[name][m], buffer[0], rtol=tolerance, atol=tolerance)
-    assert not torch.equal(*group.group.weights.detach()[:2])
-
-
-def test_dropout_draws_for_each_model_of_a_group(session: Session) -> None:
-    group = trainer_of(session, small("transformer-full"), [3, 3])
-    group.train_step()
-    assert group.losses[0] != group.losses[1]
-
-
-def test_an_overflow_in_fp16_costs_one_model_one_step() -> None:
-    scale = LossScale(2, CPU)
-    before = scale.value.clone()
-    gradient = torch.ones(2, 5)
-    gradient[1, 2] = torch.inf
-    scale.take_out(gradient)
-    assert gradient[0].tolist() == [1 / 2**16] * 5
-    assert gradient[1].tolist() == [0] * 5
-    assert scale.value[0] > before[0]
-    assert scale.value[1] == before[1] / 2
-    assert scale.apply(torch.ones(2)).tolist() == scale.value.tolist()
-
-
-def test_jobs_done_together_give_what_each_gives_alone(session: Session) -> None:
-    v = small("conformer-full")
-    jobs = [Job("conformer-full", v, seed, fold) for seed, fold in ((0, 0), (0, 1), (1, 0))]
-    alone = copy_of(session, "alone")
-    with pytest.raises(Stopped):
-        session.do(jobs[1], after(5))  # stands elsewhere: trained apart from the others
-    assert not session.do_together(jobs)
-    for job in jobs:
-        run = run_of(session.workspace, job)
-        np.testing.assert_allclose(np.load(run.oof), np.load(alone.do(job).oof), atol=0.02)
-    together = [json.loads(run_of(session.workspace, job).result.read_text())["together"] for job in jobs]
-    assert together == [2, 1, 2]
-
-
-def test_a_stopped_group_goes_on_alone_or_together(session: Session) -> None:
-    jobs = [Job("conformer-full", small("conformer-full"), 0, fold) for fold in (0, 1)]
-    elsewhere = copy_of(session, "elsewhere")
-    for place in (session, elsewhere):
-        with pytest.raises(Stopped):
-            place.do_together(jobs, after(5))
-    session.do_together(jobs)
-    for job in jobs:
-        run = elsewhere.do(job)
-        np.testing.assert_allclose(np.load(run.oof), np.load(run_of(session.workspace, job).oof), atol=0.02)
-
-
-def test_a_diverged_model_leaves_the_others_of_its_group(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [Job("conformer-full", small("conformer-full"), 0, fold) for fold in (0, 1, 2)]
-    expected = copy_of(session, "expected")
-    expected.do_together([jobs[0], jobs[2]])
-    plan = trainer.Trainer._plan
-
-    def poisoned(self: trainer.Trainer) -> None:
-        plan(self)
-        if len(self.seeds) == 3:
-            with torch.no_grad():
-                self.group.weights[1, 0] = torch.nan
-
-    monkeypatch.setattr(trainer.Trainer, "_plan", poisoned)
-    failures = session.do_together(jobs)
-    assert list(failures) == [jobs[1]]
-    assert "the loss is nan at step 12" in str(failures[jobs[1]])
-    assert not run_of(session.workspace, jobs[1]).finished
-    for job in (jobs[0], jobs[2]):
-        logits, others = (np.load(run_of(s.workspace, job).oof) for s in (session, expected))
-        np.testing.assert_allclose(logits, others, atol=0.02)
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:

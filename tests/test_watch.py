@@ -20,10 +20,9 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from jobs_done import Session, small
 from rich.console import Console
 from test_cli import run
-from test_training import Session, small
-from test_training import session as session
 
 from kaggle_hw4 import watch
 from kaggle_hw4.errors import DataError
