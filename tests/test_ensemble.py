@@ -69,6 +69,17 @@ def test_a_refit_names_the_test_as_one_more_model_and_changes_no_figure(bench: B
     assert next(link.what for link in chain.links if link.link == "logits sample-s0") == "3 folds and the refit"
 
 
+def test_a_record_whose_parts_are_no_parts_is_refused(bench: Bench) -> None:
+    bench.member("sample")
+    made = make(bench)
+    record = json.loads(record_of(made.file).read_text())
+    for part in ({}, {"fold": "0"}, {"oof_file": "a.npy"}):
+        record["members"][0]["parts"] = [part]
+        record_of(made.file).write_text(json.dumps(record))
+        with pytest.raises(DataError, match="is not the record of an ensemble"):
+            read_record(made.file)
+
+
 def test_a_damaged_refit_is_not_believed(bench: Bench) -> None:
     bench.member("sample")
     run = bench.refit("sample", np.zeros((len(bench.store.test_rows), 4)))

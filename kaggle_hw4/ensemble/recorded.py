@@ -49,7 +49,8 @@ def read_record(csv: Path) -> dict[str, Any]:
         for member in record["members"]:
             numbers = dict.fromkeys(("weight", "temperature", "beta"), int | float)
             for part in check_fields(member, name=str, made_from=str, parts=list, **numbers)["parts"]:
-                check_fields(part)
+                files = {"oof_file": str, "test_file": str}  # of a member from elsewhere
+                check_fields(part, **(files if "oof_file" in part else {"fold": int}))
             member["parts"][0]
         return dict(record)
     except (IndexError, ValueError) as error:
