@@ -1,5 +1,6 @@
 """What this machine offers, and what its other processes are at."""
 
+import ctypes
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +9,12 @@ from pathlib import Path
 def usable_cores() -> int:
     """Cores that this process may use, at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def give_back_memory() -> None:
+    """Give freed memory back to the system, where the C library (glibc) keeps it and can be told to."""
+    with suppress(OSError, TypeError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def locked_files() -> set[str] | None:

@@ -8,6 +8,7 @@ import torch
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError
+from kaggle_hw4.machine import give_back_memory
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.training.trainer import Trainer
 
@@ -42,9 +43,11 @@ def measure(variant: Variant, store: Store, device: torch.device, wanted: int, s
         if together == 1:
             raise DataError(f"{device} has too little memory: {reason}", "Use another GPU, or --device cpu.")
         together //= 2
-    if device.type == "cuda":  # the memory is the workers' from here on
-        del frames
+    del frames  # the memory is the workers' from here on
+    if device.type == "cuda":
         torch.cuda.empty_cache()
+    else:
+        give_back_memory()  # 300 MB after transformer-full and conformer-full, for as long as the workers train
     return cost
 
 
