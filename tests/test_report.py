@@ -101,6 +101,16 @@ def test_every_picture_and_table_of_a_whole_workspace_is_there(trained: tuple[di
         assert picture["sentence"] in page.text
 
 
+def test_two_speakers_are_listened_to_and_a_third_is_missed(tmp_path: Path) -> None:
+    tiny.store(tmp_path, speakers=2, train=8)
+    train = ["train", "--variant", "transformer-full", "--steps", "2", "--workers", "1"]
+    for command in (["folds", "--k", "2"], train):
+        assert run(*command, root=tmp_path).exit_code == 0
+    made, _ = report(tmp_path)
+    assert {"listening-0", "listening-1"} < keys(made)
+    assert "fold 0 holds out 2 speakers only" in lacking(made)
+
+
 def test_the_page_is_one_file_and_asks_for_nothing(trained: tuple[dict[str, Any], PageOf]) -> None:
     page = trained[1]
     (policy,) = [meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"]

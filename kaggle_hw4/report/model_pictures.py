@@ -108,6 +108,8 @@ def _utterance(material: Material, fold: int, which: int) -> int:
     store, rows = material.store, material.folds.validation_rows(fold)
     near = rows[np.argsort(np.abs(store.lengths[rows] - _WANTED_FRAMES), kind="stable")]
     _, first = np.unique(store.labels[near], return_index=True)
+    if len(first) <= which:
+        raise DataError(f"fold {fold} holds out {len(first)} speakers only")
     return int(near[np.sort(first)[which]])
 
 
