@@ -58,7 +58,9 @@ def test_nothing_is_offered_twice_and_an_empty_workspace_offers_variants(tmp_pat
     assert offered(f"kaggle-hw4 --root {tmp_path} predict conformer-4") == ["conformer-4"]
 
 
-def test_the_script_of_a_shell_is_shown() -> None:
+def test_the_script_of_a_shell_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Or else typer asks which shell the tests were started from: there may be none.
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     command = [sys.executable, "-m", "kaggle_hw4", "--show-completion", "bash"]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "_KAGGLE_HW4_COMPLETE=complete_bash" in shown.stdout, shown.stderr
