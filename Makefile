@@ -40,7 +40,7 @@ example-report: demo  ## the demo, and its report as docs/example-report.html
 data: install  ## kaggle-hw4 data: download, verify, pack
 	@$(BIN)/kaggle-hw4 data
 
-test: install  ## the tests (under 10 minutes on 2 cores)
+test: install  ## the tests (about 10 minutes on 2 cores)
 	@$(BIN)/python -m pytest -m "not slow"
 
 test-all: install  ## also the long ones
