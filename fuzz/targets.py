@@ -48,7 +48,7 @@ from kaggle_hw4.submission_file import load_submission
 from kaggle_hw4.training.artefacts import trained_model
 from kaggle_hw4.training.trainer import load_checkpoint, save_checkpoint
 from kaggle_hw4.variants import variant
-from kaggle_hw4.workspace import file_hash, write_json
+from kaggle_hw4.workspace import file_hash, with_checksum, write_json
 
 _MEMORY = Path("/dev/shm")  # where there is one: packing waits for the disk
 SCRATCH = Path(tempfile.mkdtemp(prefix="kaggle-hw4-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None))
@@ -68,6 +68,14 @@ def _file(name: str, content: bytes) -> Path:
     path = SCRATCH / name
     path.write_bytes(content)
     return path
+
+
+def _signed(content: bytes, **fields: str) -> bytes:
+    """A JSON object with these fields and a right checksum: a wrong one would hide what else is wrong."""
+    try:
+        return json.dumps(with_checksum(json.loads(content) | fields)).encode()
+    except Exception:
+        return content
 
 
 def _pack(path: Path) -> None:
@@ -215,13 +223,7 @@ def _open_store(content: bytes) -> None:
     (folder / "index.csv").write_bytes(index)
     if not (folder / "frames.bin").exists():
         shutil.copy(bench().store.folder / "frames.bin", folder)
-    try:
-        found = json.loads(header)
-        found["index"] = file_hash(folder / "index.csv")  # a wrong one would hide what else is wrong
-        header = json.dumps(found).encode()
-    except Exception:
-        pass
-    (folder / "store.json").write_bytes(header)
+    (folder / "store.json").write_bytes(_signed(header, index=file_hash(folder / "index.csv")))
     store = open_store(folder)
     pooled(store)
     store.test_ids  # noqa: B018
@@ -238,7 +240,7 @@ def _read_run(content: bytes) -> None:
     run = Run(b.workspace.runs / "sample-s0" / "fold0")
     parts = ([*content.split(_CUT), b"", b""])[:3]
     for path, part in zip((run.record, run.result, run.log), parts, strict=True):
-        path.write_bytes(part)
+        path.write_bytes(_signed(part))
     run.log_lines()
     _each(
         lambda: read_board(b.workspace, competition(tiny.SLUG)),
@@ -270,13 +272,7 @@ def _read_record(content: bytes) -> None:
     if not csv.exists():
         csv.parent.mkdir(exist_ok=True)
         csv.write_bytes(_csv_seeds()[0])
-    try:
-        found = json.loads(content)
-        found["csv"] = file_hash(csv)
-        content = json.dumps(found).encode()
-    except Exception:
-        pass
-    csv.with_suffix(".json").write_bytes(content)
+    csv.with_suffix(".json").write_bytes(_signed(content, csv=file_hash(csv)))
     _each(lambda: read_record(csv), lambda: read_board(b.workspace, competition(tiny.SLUG)))
 
 
@@ -410,7 +406,7 @@ TARGETS = {
     "csv": Target(_csv_seeds, _read_csv),
     "answers": Target(_csv_seeds, _read_answers),
     "store": Target(_store_seeds, _open_store),
-    "folds": Target(_folds_seeds, lambda content: load_folds(bench().store, _file("folds.json", content))),
+    "folds": Target(_folds_seeds, lambda content: load_folds(bench().store, _file("folds.json", _signed(content)))),
     "run": Target(_run_seeds, _read_run),
     "record": Target(_record_seeds, _read_record),
     "weights": Target(_weights_seeds, _read_weights),

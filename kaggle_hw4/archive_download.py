@@ -4,7 +4,6 @@ The transfer is our own. Version 2.2.4 of the official client writes the server'
 what had arrived when the answer to a resumed download is an error, and tells nobody how far it is.
 """
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -17,10 +16,10 @@ from filelock import FileLock, Timeout
 
 from kaggle_hw4 import archive_file
 from kaggle_hw4.archive_file import Expected, Progress
-from kaggle_hw4.errors import UnavailableError, UsageError
+from kaggle_hw4.errors import DataError, UnavailableError, UsageError
 from kaggle_hw4.kaggle_calls import Calls, check_no_page
 from kaggle_hw4.official_client import new_session
-from kaggle_hw4.workspace import storage_errors, write_json
+from kaggle_hw4.workspace import read_json, storage_errors, write_json
 
 _CHUNK = 2**18  # bytes
 _TRIES = 3  # in a row without a byte
@@ -144,6 +143,6 @@ def _origin_file(part: Path) -> Path:
 def _origin_of(part: Path) -> Any:
     """What `part` is the beginning of, as noted when it was begun; None when that is not known."""
     try:
-        return json.loads(_origin_file(part).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(_origin_file(part), "")
+    except DataError:
         return None

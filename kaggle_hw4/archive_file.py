@@ -3,7 +3,6 @@
 import base64
 import binascii
 import hashlib
-import json
 import re
 import shutil
 import zipfile
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from kaggle_hw4.data.archive import DAMAGE, check_amount, is_the_disks
 from kaggle_hw4.errors import DataError
-from kaggle_hw4.workspace import write_json
+from kaggle_hw4.workspace import read_json, write_json
 
 Progress = Callable[[int, int], None]
 
@@ -76,12 +75,12 @@ def record(path: Path, verified: Expected) -> None:
 def is_recorded(path: Path) -> bool:
     """Whether `path` is the file verified before: by size and time, or else by its content."""
     try:
-        noted = json.loads(_record_of(path).read_text(encoding="utf-8"))
+        noted = read_json(_record_of(path), "")
         stat = path.stat()
         if stat.st_size != noted["size"]:
             return False
         return bool(stat.st_mtime_ns == noted["mtime_ns"] or _md5(path) == noted["md5"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (DataError, OSError, KeyError, TypeError):
         return False
 
 

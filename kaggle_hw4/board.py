@@ -230,9 +230,9 @@ def _member_lines(workspace: Workspace) -> list[MemberLine]:
         try:
             k, folds = len(set(check_fields(split, fold_of=dict)["fold_of"].values())), content_hash(split)
             runs = [run for run in (Run(folder / f"fold{fold}") for fold in range(k)) if run.finished]
-            ours = [run for run in runs if read_json(run.record, "")["folds"] == folds]
+            ours = [run for run in runs if run.read_record()["folds"] == folds]
             measured = {"utterances": int, "accuracy": int | float}
-            results = [check_fields(read_json(run.result, ""), **measured) for run in ours]
+            results = [check_fields(run.read_result(), **measured) for run in ours]
             utterances = sum(result["utterances"] for result in results)
             correct = sum(result["accuracy"] * result["utterances"] for result in results)
         except (KeyError, TypeError, ValueError) as error:

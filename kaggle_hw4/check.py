@@ -11,11 +11,10 @@ from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.data.pooled import pooled
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.data.twins import Pair, exact_twins, near_twins
-from kaggle_hw4.ensemble.members import complete_members
-from kaggle_hw4.errors import DataError
+from kaggle_hw4.ensemble.members import complete_members, load_fold
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.runs import Run
-from kaggle_hw4.workspace import Workspace, read_json
+from kaggle_hw4.workspace import Workspace
 
 _SHOWN = 10  # pairs of speakers or utterances
 _MOST_ROWS = 20_000  # for the classifier of train against test
@@ -215,14 +214,11 @@ def _picks(workspace: Workspace, store: Store, folds: Folds, statistics: np.ndar
         found = np.full(len(labels), -1)
         for fold in range(folds.k):
             run, rows = Run(workspace.runs / name / f"fold{fold}"), folds.validation_rows(fold)
-            made = read_json(run.record, "")
-            try:
-                logits = np.load(run.oof, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise DataError(f"{run.oof} cannot be read: {error}", f"kaggle-hw4 predict {name}") from error
-            if made.get("folds") != folds.hash or len(logits) != len(rows):
+            if run.read_record().get("folds") != folds.hash:
                 break  # of another split
-            found[rows] = np.concatenate([part.argmax(1) for part in np.array_split(logits, len(rows) // 4096 + 1)])
+            oof = load_fold(workspace, store, folds, name, fold).oof
+            assert oof, "no refit"
+            found[rows] = np.concatenate([part.argmax(1) for part in np.array_split(oof.array, len(rows) // 4096 + 1)])
         if (found >= 0).all() and (accuracy := float((found == labels).mean())) > right:
             best, picks, right = name, found, accuracy
     if best:

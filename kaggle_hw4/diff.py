@@ -118,13 +118,13 @@ def _naming(workspace: Workspace, store: Store, folds: Folds, name: str) -> Nami
 def _of_file(workspace: Workspace, store: Store, folds: Folds, path: Path) -> Naming:
     frame = read_submission(path, store.test_ids, store.speakers)
     picks = dict(zip(frame[ID_COLUMN], frame[LABEL_COLUMN], strict=True))
-    if recorded_name(workspace, path):
-        try:
-            made = _of_blend(store, folds, path.stem, recorded_blend(workspace, store, folds, read_record(path)))
-        except DataError as error:  # the rows are what was, or will be, sent
-            return Naming(path.stem, picks, note=error.cause)
-        return Naming(path.stem, picks, made.probabilities, made.train_picks)
-    return Naming(path.stem, picks, note="there is no record of what it was made from")
+    try:
+        if not recorded_name(workspace, path):
+            return Naming(path.stem, picks, note="there is no record of what it was made from")
+        made = _of_blend(store, folds, path.stem, recorded_blend(workspace, store, folds, read_record(path)))
+    except DataError as error:  # the rows are what was, or will be, sent
+        return Naming(path.stem, picks, note=error.cause)
+    return Naming(path.stem, picks, made.probabilities, made.train_picks)
 
 
 def _of_blend(store: Store, folds: Folds, name: str, blend: Blend) -> Naming:

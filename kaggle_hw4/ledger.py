@@ -3,14 +3,14 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from kaggle_hw4.errors import DataError
-from kaggle_hw4.workspace import atomic_path, storage_errors
+from kaggle_hw4.workspace import atomic_path, content_hash, storage_errors
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE submissions (
     id          TEXT PRIMARY KEY,
@@ -26,7 +26,8 @@ CREATE TABLE submissions (
     error       TEXT NOT NULL,
     ensemble    TEXT NOT NULL,
     place       INTEGER,
-    teams       INTEGER
+    teams       INTEGER,
+    checksum    TEXT NOT NULL DEFAULT ''
 )
 """
 
@@ -37,7 +38,8 @@ _MIGRATIONS = {
     1: (
         "ALTER TABLE submissions ADD COLUMN place INTEGER",
         "ALTER TABLE submissions ADD COLUMN teams INTEGER",
-    )
+    ),
+    2: ("ALTER TABLE submissions ADD COLUMN checksum TEXT NOT NULL DEFAULT ''",),
 }
 
 # A view or a trigger in a file from elsewhere is a program, which may never end.
@@ -79,6 +81,10 @@ _KINDS = get_type_hints(Row) | {"state": str}
 _STATES = get_args(State)
 
 
+def _checksum(row: Row) -> str:
+    return content_hash(astuple(row))
+
+
 class Ledger:
     """The rows in `path`; the file is made by the first `add`.
 
@@ -94,16 +100,18 @@ class Ledger:
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._connection() as connection:
-            marks = ", ".join("?" * len(_COLUMNS))
-            connection.execute(f"INSERT INTO submissions VALUES ({marks})", astuple(row))
+            names, marks = ", ".join([*_COLUMNS, "checksum"]), ", ".join("?" * (len(_COLUMNS) + 1))
+            connection.execute(f"INSERT INTO submissions ({names}) VALUES ({marks})", (*astuple(row), _checksum(row)))
         return row
 
     def update(self, id: str, **changes: Any) -> Row:
         """Change columns of one row and give the row as it is then."""
         with self._connection() as connection:
-            assignments = ", ".join(f"{name} = ?" for name in changes)
-            connection.execute(f"UPDATE submissions SET {assignments} WHERE id = ?", (*changes.values(), id))
-            return _rows(connection, "WHERE id = ?", id)[0]
+            row = replace(_rows(connection, "WHERE id = ?", id)[0], **changes)
+            assignments = ", ".join(f"{name} = ?" for name in [*changes, "checksum"])
+            values = (*changes.values(), _checksum(row), id)
+            connection.execute(f"UPDATE submissions SET {assignments} WHERE id = ?", values)
+            return row
 
     def find(self, competition: str, csv_hash: str) -> list[Row]:
         """The submissions of files with this content, newest first."""
@@ -165,6 +173,9 @@ class Ledger:
             source.backup(target)
         for statement in (statement for step in range(version, _VERSION) for statement in _MIGRATIONS[step]):
             connection.execute(statement)
+        if version < 3:  # from which on rows have checksums
+            for row in _rows(connection, "", checked=False):
+                connection.execute("UPDATE submissions SET checksum = ? WHERE id = ?", (_checksum(row), row.id))
         connection.execute(f"PRAGMA user_version = {_VERSION}")
 
 
@@ -176,11 +187,14 @@ def _remedy(error: sqlite3.DatabaseError) -> str:
     return "It is whole: free the disk, make it writable, or let the other process finish; then run the command again."
 
 
-def _rows(connection: sqlite3.Connection, where: str, *values: str) -> list[Row]:
-    columns = ", ".join(_COLUMNS)
+def _rows(connection: sqlite3.Connection, where: str, *values: str, checked: bool = True) -> list[Row]:
+    columns = ", ".join([*_COLUMNS, "checksum"])
     found = connection.execute(f"SELECT {columns} FROM submissions {where} ORDER BY created DESC, rowid DESC", values)
-    rows = [Row(*values) for values in found]
-    for row in rows:
+    rows = []
+    for *columns_of_row, checksum in found:
+        rows.append(row := Row(*columns_of_row))
         if any(not isinstance(getattr(row, name), kind) for name, kind in _KINDS.items()) or row.state not in _STATES:
-            raise DataError(f"{row.id!r} in the ledger is no submission", "Move the ledger away.")
+            raise DataError(f"{row.id!r} in the ledger is no submission", _MOVE_AWAY)
+        if checked and checksum != _checksum(row):
+            raise DataError(f"{row.id!r} in the ledger is not as it was written: its checksum differs", _MOVE_AWAY)
     return rows

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,3 +36,14 @@ def locked_files() -> set[str] | None:
                 if "lock:" in Path(f"/proc/{pid}/fdinfo/{number}").read_text():
                     held.add(os.readlink(f"/proc/{pid}/fd/{number}"))
     return held
+
+
+def processor() -> str:
+    """The name of the processor's model."""
+    info = Path("/proc/cpuinfo")
+    models = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return models[0] if models else platform.processor() or platform.machine()

@@ -57,20 +57,20 @@ def with_steps(variant: Variant, steps: int | None) -> Variant:
 
 def job_of(run: "Run") -> Job:
     """The job recorded in a run's folder. Raises DataError when there is none."""
-    again = f"Delete {run.folder} and train it again."
-    record = read_json(run.record, again)
+    record = run.read_record()
     try:
         check_fields(record, variant=str, recipe=dict, seed=int, fold=int)
         return Job(record["variant"], Variant(**record["recipe"]), record["seed"], record["fold"])
     except (TypeError, ValueError) as error:
-        raise DataError(f"{run.record} is not a record of a run: {error}", again) from error
+        raise DataError(f"{run.record} is not a record of a run: {error}", run.train_again) from error
 
 
 @dataclass(frozen=True)
 class Run:
     """The folder `runs/<member>/fold<k>` of a job, or `runs/<member>/refit`.
 
-    `run.json` says what it was made from, `log.jsonl` how it went, `checkpoint.pt` where to go on;
+    `run.json` says what it was made from, `log.jsonl` how it went, `checkpoint.pt` where to go on
+    (`checkpoint.previous.pt` if that is damaged);
     at the end `weights.safetensors`, `oof.npy` (validation utterances of the fold, speakers) and
     `test.npy` (test utterances, speakers), float32 logits, and last `result.json`. A refit
     has no `oof.npy`, and no accuracy in `result.json`.
@@ -89,6 +89,10 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
+
+    @property
+    def previous_checkpoint(self) -> Path:
+        return self.folder / "checkpoint.previous.pt"
 
     @property
     def weights(self) -> Path:
@@ -114,11 +118,24 @@ class Run:
     @property
     def started(self) -> bool:
         """There is work in the folder that would be lost."""
-        return self.checkpoint.exists() or self.weights.exists() or self.result.exists()
+        return any(path.exists() for path in (self.checkpoint, self.previous_checkpoint, self.weights, self.result))
 
     @property
     def finished(self) -> bool:
         return self.result.exists()
+
+    @property
+    def train_again(self) -> str:
+        """What to do about a folder whose record, result or weights are damaged."""
+        return f"Delete {self.folder} and train it again: kaggle-hw4 train"
+
+    def read_record(self) -> Any:
+        """What `run.json` holds. Raises DataError when it is missing or damaged."""
+        return read_json(self.record, self.train_again)
+
+    def read_result(self) -> Any:
+        """What `result.json` holds. Raises DataError when it is missing or damaged."""
+        return read_json(self.result, self.train_again)
 
     def log_lines(self) -> list[dict[str, Any]]:
         """What was logged so far; a line cut by a kill ends the list."""
@@ -174,7 +191,7 @@ def claim(run: Run, expected: dict[str, Any]) -> None:
 
 def check_identity(run: Run, expected: dict[str, Any]) -> None:
     """Raises DataError when a run was made from something else than `expected`; the differences are named."""
-    found = read_json(run.record, f"Delete {run.folder} and train it again.")
+    found = run.read_record()
     if found != expected:
         raise DataError(
             f"{run.folder} was made from something else: {_difference(found, expected)}",

@@ -140,7 +140,7 @@ def _record(run: Run, workspace: Workspace) -> tuple[_Record | None, list[str]]:
     """What the record of a run says, None when it is damaged, and what is odd about it."""
     try:
         job = job_of(run)
-        record = _Record(int(job.variant.steps), read_json(run.record, "")["data"])
+        record = _Record(int(job.variant.steps), run.read_record()["data"])
     except HW4Error as error:
         return None, [error.cause]
     except (KeyError, TypeError, ValueError) as error:

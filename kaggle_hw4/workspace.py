@@ -140,7 +140,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Write a JSON artefact, an object with its checksum. Raises what `atomic_path` raises."""
+    write_text(path, json.dumps(with_checksum(value) if isinstance(value, dict) else value, indent=1) + "\n")
+
+
+def with_checksum(value: dict[str, Any]) -> dict[str, Any]:
+    """The object with the field `checksum`, the hash of all others."""
+    others = {key: field for key, field in value.items() if key != "checksum"}
+    return others | {"checksum": content_hash(json.loads(json.dumps(others)))}  # as it will be read
 
 
 def read_whole(path: Path) -> bytes:
@@ -202,9 +209,17 @@ def check_fields(value: Any, **kinds: Any) -> dict[str, Any]:
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """Read a JSON artefact of ours. Raises DataError with `remedy` when missing or broken."""
+    """Read a JSON artefact of ours, an object without its checksum.
+
+    Raises:
+        DataError: it is missing, broken, or not as it was written; with `remedy`.
+    """
     try:
-        return parse_json(read_whole(path))
+        value = parse_json(read_whole(path))
+        if isinstance(value, dict) and (noted := value.pop("checksum", None)) != content_hash(value):
+            what = "its checksum differs" if noted else "it has no checksum"
+            raise ValueError(f"it is not as kaggle-hw4 wrote it: {what}")
+        return value
     except FileNotFoundError:
         raise DataError(f"{path} is missing", remedy) from None
     except (OSError, ValueError) as error:

@@ -18,7 +18,7 @@ from kaggle_hw4.jobs.plan import Plan, PlannedJob, job_seconds, make_plan
 from kaggle_hw4.jobs.work import work
 from kaggle_hw4.runs import Job
 from kaggle_hw4.variants import Variant, expand, variant
-from kaggle_hw4.workspace import Workspace
+from kaggle_hw4.workspace import Workspace, write_json
 
 VARIANTS = {name: replace(variant(name), batch=2, crop=8) for name in expand(["default"])}
 HOUR = 3600.0
@@ -115,7 +115,7 @@ def test_the_same_request_goes_on_with_what_was_allotted(data: tuple[Store, Fold
     slower = lambda: allotted(data, 0.7 * HOUR)  # noqa: E731
     assert kept(workspace, {"budget": "1h"}, slower) == first
     assert kept(workspace, {"budget": "42m"}, slower) != first
-    (workspace.runs / "budget.json").write_text('{"request": {"budget": "1h"}, "chosen": {"a": {"b": 1}}, "seeds": []}')
+    write_json(workspace.runs / "budget.json", {"request": {"budget": "1h"}, "chosen": {"a": {"b": 1}}, "seeds": []})
     with pytest.raises(DataError, match=r"budget\.json is damaged"):
         kept(workspace, {"budget": "1h"}, slower)
 

@@ -18,7 +18,7 @@ from kaggle_hw4.ensemble.submission import record_of, recorded_name
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.explain import explain
 from kaggle_hw4.submit import read_submission
-from kaggle_hw4.workspace import file_hash
+from kaggle_hw4.workspace import file_hash, read_json, write_json
 
 
 @pytest.fixture
@@ -72,10 +72,10 @@ def test_a_refit_names_the_test_as_one_more_model_and_changes_no_figure(bench: B
 def test_a_record_whose_parts_are_no_parts_is_refused(bench: Bench) -> None:
     bench.member("sample")
     made = make(bench)
-    record = json.loads(record_of(made.file).read_text())
+    record = read_json(record_of(made.file), "")
     for part in ({}, {"fold": "0"}, {"oof_file": "a.npy"}):
         record["members"][0]["parts"] = [part]
-        record_of(made.file).write_text(json.dumps(record))
+        write_json(record_of(made.file), record)
         with pytest.raises(DataError, match="is not the record of an ensemble"):
             read_record(made.file)
 
@@ -248,12 +248,16 @@ def test_a_fold_copied_over_another_is_refused(bench: Bench) -> None:
         load_member(bench.workspace, bench.store, bench.folds, "sample-s0")
 
 
-def test_an_edited_submission_is_no_longer_the_ensembles(bench: Bench) -> None:
+def test_an_edited_submission_is_not_believed(bench: Bench) -> None:
     bench.member("sample")
     made = make(bench)
     assert recorded_name(bench.workspace, made.file) == made.name
     made.file.write_text(made.file.read_text() + "\n")
-    assert recorded_name(bench.workspace, made.file) == ""
+    with pytest.raises(DataError, match=r"\.csv is not the file that was written") as error:
+        recorded_name(bench.workspace, made.file)
+    assert "`kaggle-hw4 ensemble` makes it again" in error.value.remedy
+    of_my_own = made.file.rename(made.file.with_name("mine.csv"))
+    assert recorded_name(bench.workspace, of_my_own) == ""
 
 
 def test_damaged_or_changed_logits_are_not_believed(bench: Bench) -> None:

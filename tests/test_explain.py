@@ -1,6 +1,5 @@
 """The chain from a score back to the data: whole where nothing changed, broken at the first link that did."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import UsageError
 from kaggle_hw4.explain import Chain, explain
 from kaggle_hw4.ledger import Ledger, Row
-from kaggle_hw4.workspace import file_hash
+from kaggle_hw4.workspace import file_hash, read_json, write_json
 
 SLUG = "ml2023springhw4"
 
@@ -68,18 +67,18 @@ def edit_csv(bench: Bench, made: Ensemble) -> None:
 
 
 def edit_weights(bench: Bench, made: Ensemble) -> None:
-    record = json.loads(record_of(made.file).read_text())
+    record = read_json(record_of(made.file), "")
     record["members"][0]["weight"] += 0.1
-    record_of(made.file).write_text(json.dumps(record))
+    write_json(record_of(made.file), record)
 
 
 def edit_temperatures_and_hash(bench: Bench, made: Ensemble) -> None:
     from kaggle_hw4.ensemble.blend import weights_hash
 
-    record = json.loads(record_of(made.file).read_text())
+    record = read_json(record_of(made.file), "")
     record["members"][0]["temperature"] *= 1.1
     record["weights"] = weights_hash(record)
-    record_of(made.file).write_text(json.dumps(record))
+    write_json(record_of(made.file), record)
 
 
 def edit_logits(bench: Bench, made: Ensemble) -> None:
@@ -91,15 +90,15 @@ def edit_logits(bench: Bench, made: Ensemble) -> None:
 
 def edit_recipe(bench: Bench, made: Ensemble) -> None:
     path = bench.workspace.runs / "sample-s0" / "fold0" / "run.json"
-    record = json.loads(path.read_text())
+    record = read_json(path, "")
     record["recipe"]["lr"] *= 2
-    path.write_text(json.dumps(record))
+    write_json(path, record)
 
 
 def edit_folds(bench: Bench, made: Ensemble) -> None:
-    content = json.loads(bench.workspace.folds_file.read_text())
+    content = read_json(bench.workspace.folds_file, "")
     content["seed"] = 5
-    bench.workspace.folds_file.write_text(json.dumps(content))
+    write_json(bench.workspace.folds_file, content)
 
 
 def edit_frames(bench: Bench, made: Ensemble) -> None:
@@ -117,7 +116,7 @@ def edit_frames(bench: Bench, made: Ensemble) -> None:
         (edit_temperatures_and_hash, "weights", "fitted again"),
         (edit_logits, "logits sample-s0", "its checksum differs"),
         (edit_recipe, "logits sample-s0", "was made from something else: its recipe does not have its hash"),
-        (edit_frames, "data", "are not those that were packed"),
+        (edit_frames, "data", "frames.bin is damaged: the checksum of uttr-"),
     ],
 )
 def test_the_first_link_that_does_not_match_is_named(

@@ -15,7 +15,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kaggle_hw4.data.features import digest, read_features
+from kaggle_hw4.data.features import read_features
+from kaggle_hw4.data.store import digest
 from kaggle_hw4.errors import DataError
 
 # torch.ones(2, 40) in a file "uttr-old.pt", as torch 1.13.1 wrote it.

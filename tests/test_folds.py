@@ -10,6 +10,7 @@ import tiny
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import load_folds, make_folds, split
+from kaggle_hw4.workspace import read_json, write_json
 
 
 def with_twins(tmp_path: Path) -> Store:
@@ -90,8 +91,8 @@ def test_a_broken_file_is_refused(tmp_path: Path, damage: str) -> None:
 def test_an_assignment_that_misses_an_utterance_is_refused(tmp_path: Path) -> None:
     store, path = tiny.store(tmp_path), tmp_path / "folds.json"
     make_folds(store, path)
-    content = json.loads(path.read_text())
+    content = read_json(path, "")
     content["fold_of"].popitem()
-    path.write_text(json.dumps(content))
+    write_json(path, content)
     with pytest.raises(DataError, match="not a split of this data"):
         load_folds(store, path)

@@ -34,7 +34,7 @@ from kaggle_hw4.runs import Run, job_of
 from kaggle_hw4.submission_file import load_submission
 from kaggle_hw4.terminal import say
 from kaggle_hw4.variants import variant
-from kaggle_hw4.workspace import Workspace, check_fields, file_hash, parse_json
+from kaggle_hw4.workspace import Workspace, check_fields, file_hash, parse_json, read_json, write_json
 
 
 @pytest.mark.parametrize("text", ["[" * DEEP, '{"a":' * DEEP, "[" * DEEP + "]" * DEEP, "[" * 21 + "]" * 21])
@@ -219,8 +219,8 @@ def test_a_result_that_lacks_what_is_read_of_it_is_refused(tmp_path: Path, field
     tiny.packed(tiny.as_folder(tmp_path / "source", tiny.files(train=6)), tmp_path / "data" / "store")
     b = Bench(tmp_path)
     b.member("sample")
-    result = Run(b.workspace.runs / "sample-s0" / "fold0").result
-    result.write_text(json.dumps(json.loads(result.read_text()) | {field: value}))
+    run = Run(b.workspace.runs / "sample-s0" / "fold0")
+    write_json(run.result, run.read_result() | {field: value})
     with pytest.raises(DataError, match=r"result\.json"):
         load_member(b.workspace, b.store, b.folds, "sample-s0")
 
@@ -239,7 +239,7 @@ def test_a_record_of_other_things_spoils_the_board_with_one_message(tmp_path: Pa
     csv = tmp_path / "submissions" / "a.csv"
     csv.parent.mkdir()
     csv.write_text("Id,Category\na,b\n")
-    csv.with_suffix(".json").write_text(json.dumps(record | {"csv": file_hash(csv)}))
+    write_json(csv.with_suffix(".json"), record | {"csv": file_hash(csv)})
     with pytest.raises(DataError, match=r"a\.json is not the record of an ensemble"):
         read_board(Workspace(tmp_path), competition(tiny.SLUG))
     with pytest.raises(DataError, match=r"a\.json is not the record of an ensemble"):
@@ -252,7 +252,7 @@ def test_a_record_of_other_things_spoils_the_board_with_one_message(tmp_path: Pa
 def test_a_split_of_other_things_is_refused_at_once(tmp_path: Path, change: dict[str, Any]) -> None:
     b = bench()
     path = tmp_path / "folds.json"
-    path.write_text(json.dumps(json.loads(b.workspace.folds_file.read_text()) | change))
+    write_json(path, read_json(b.workspace.folds_file, "") | change)
     with bounded(), pytest.raises(DataError, match=r"folds\.json"):
         load_folds(b.store, path)
 
@@ -263,7 +263,7 @@ def test_a_split_of_other_things_is_refused_at_once(tmp_path: Path, change: dict
 )
 def test_a_recipe_of_other_things_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     recipe = variant("sample").recipe() | change
-    (tmp_path / "run.json").write_text(json.dumps({"variant": "sample", "recipe": recipe, "seed": 0, "fold": 0}))
+    write_json(tmp_path / "run.json", {"variant": "sample", "recipe": recipe, "seed": 0, "fold": 0})
     with pytest.raises(HW4Error, match=next(iter(change))):
         job_of(Run(tmp_path))
 

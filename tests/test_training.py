@@ -30,7 +30,7 @@ from kaggle_hw4.training.schedules import ema_decay, learning_rate, validation_s
 from kaggle_hw4.training.session import do_jobs
 from kaggle_hw4.training.stopping import Stopped
 from kaggle_hw4.variants import variant
-from kaggle_hw4.workspace import Workspace
+from kaggle_hw4.workspace import Workspace, write_json
 
 
 @pytest.mark.parametrize(
@@ -309,8 +309,7 @@ def test_weights_of_another_architecture_are_refused_and_both_are_named(session:
     elsewhere = copy_of(session, "elsewhere")
     run, theirs = session.do(job), elsewhere.do(other)
     shutil.copy(theirs.weights, run.weights)
-    result = json.loads(run.result.read_text()) | {"weights": json.loads(theirs.result.read_text())["weights"]}
-    run.result.write_text(json.dumps(result))
+    write_json(run.result, run.read_result() | {"weights": theirs.read_result()["weights"]})
     with pytest.raises(DataError, match=r"another model \(transformer of 2 layers.*trained \(transformer of 1 layers"):
         predict_again(session.workspace, job, session.store, session.folds, CPU)
 

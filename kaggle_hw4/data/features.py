@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 import torch
-import xxhash
 
 from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.data.fast_zlib import zlib as fast_zlib
@@ -29,15 +28,6 @@ def read_features(name: str, content: Content) -> np.ndarray:
     """
     features = _read_plain(name, content)
     return _load(name, content) if features is None else features
-
-
-def digest(features: np.ndarray) -> str:
-    """The same for float32 arrays (frames, 40) of the same bytes and for no others: XXH3, 128 bits.
-
-    2 µs for a mean utterance, where BLAKE2b takes 132, SHA-256 72 and CRC-32 23. It tells recordings
-    apart; it is no protection against someone who forges one.
-    """
-    return str(xxhash.xxh3_128_hexdigest(features.data))
 
 
 # A .pt file is a zip: members stored as they are, then their directory, then the end, which says where that is.

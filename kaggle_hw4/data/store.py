@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xxhash
 
 from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import check_fields, content_hash, file_hash, read_json, write_json
 
-FORMAT = 2
+FORMAT = 3
 DTYPES = ("float16", "float32")
 _REPACK = "Delete this folder and run `kaggle-hw4 data` to pack it again."
 
@@ -22,9 +23,10 @@ class Store:
     """The utterances of one competition.
 
     `index` has a row per utterance, train first, in the order of the competition's tables:
-    `id` (file name), `speaker` (class index, -1 for test), `offset` and `length` (frames) and
-    `digest` (of the original tensor's bytes: equal for byte-identical twins). `speakers[i]` is the
-    id of class i. `hash` names the content, whatever the dtype. Positions in `index` are "rows".
+    `id` (file name), `speaker` (class index, -1 for test), `offset` and `length` (frames), `digest` (of
+    the original tensor's bytes: equal for byte-identical twins) and `stored` (the digest of its frames
+    as they lie here). `speakers[i]` is the id of class i. `hash` names the content, whatever the dtype.
+    Positions in `index` are "rows".
     """
 
     folder: Path
@@ -37,9 +39,18 @@ class Store:
     hash: str
 
     @cached_property
-    def frames(self) -> np.memmap:
-        """All frames, mapped: (total frames, 40). Copy-on-write, which torch can share without a warning."""
-        return np.memmap(self.folder / "frames.bin", self.dtype, mode="c", shape=(self.total_frames, N_MELS))
+    def frames(self) -> np.ndarray:
+        """All frames, mapped: (total frames, 40). Copy-on-write, which torch can share without a warning.
+
+        Raises DataError when they are not those that were packed.
+        """
+        path = self.folder / "frames.bin"
+        frames = np.asarray(np.memmap(path, self.dtype, mode="c", shape=(self.total_frames, N_MELS)))
+        for row, expected in enumerate(self.index["stored"].tolist()):
+            start = self.offsets[row]
+            if digest(frames[start : start + self.lengths[row]]) != expected:
+                raise DataError(f"{path} is damaged: the checksum of {self.index['id'].iloc[row]} differs", _REPACK)
+        return frames
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -64,6 +75,15 @@ class Store:
     @property
     def test_ids(self) -> list[str]:
         return self.index["id"].iloc[self.test_rows].tolist()
+
+
+def digest(features: np.ndarray) -> str:
+    """The same for contiguous arrays of the same bytes and for no others: XXH3, 128 bits.
+
+    2 µs for a mean utterance in float32, where BLAKE2b takes 132, SHA-256 72 and CRC-32 23. It tells
+    recordings apart; it is no protection against someone who forges one.
+    """
+    return str(xxhash.xxh3_128_hexdigest(features.data))
 
 
 def data_hash(index: pd.DataFrame, speakers: list[str]) -> str:
@@ -97,7 +117,7 @@ def write_index(
     write_json(folder / "store.json", header)
 
 
-_COLUMNS = {"id": str, "speaker": "int64", "offset": "int64", "length": "int64", "digest": str}
+_COLUMNS = {"id": str, "speaker": "int64", "offset": "int64", "length": "int64", "digest": str, "stored": str}
 
 
 def _read_index(path: Path, header: dict[str, Any]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from kaggle_hw4.folds import Folds
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import REFIT, Job, Run, check_identity, identity, job_of, run_at
 from kaggle_hw4.variants import SETS, variant
-from kaggle_hw4.workspace import Workspace, check_fields, content_hash, file_hash, read_json
+from kaggle_hw4.workspace import Workspace, check_fields, content_hash, file_hash
 
 _CHECKED_AT_ONCE = 4096  # rows
 _LONGEST_HEADER = 1 << 16  # bytes, in a .npy file
@@ -127,11 +127,11 @@ def load_fold(workspace: Workspace, store: Store, folds: Folds, name: str, fold:
     """Map a member's logits of one fold. Raises DataError: a run of other data or folds, or logits that are damaged."""
     run = run_at(workspace, name, fold)
     again = f"Write it anew from the weights: kaggle-hw4 predict {name}"
-    job, result = job_of(run), read_json(run.result, again)
+    job, result = job_of(run), run.read_result()
     try:
         check_fields(result, test=str, oof=NoneType if fold == REFIT else str)
     except ValueError as error:
-        raise DataError(f"{run.result} is not the result of a run: {error}", again) from error
+        raise DataError(f"{run.result} is not the result of a run: {error}", run.train_again) from error
     variant_name, _, seed = name.rpartition("-s")
     expected = identity(Job(variant_name, job.variant, int(seed), fold), store, folds)
     check_identity(run, expected)

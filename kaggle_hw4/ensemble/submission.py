@@ -5,7 +5,10 @@ from pathlib import Path
 import pandas as pd
 
 from kaggle_hw4.competition import ID_COLUMN, LABEL_COLUMN
+from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import Workspace, atomic_path, file_hash, read_json
+
+_AGAIN = "`kaggle-hw4 ensemble` makes it again."
 
 
 def record_of(csv: Path) -> Path:
@@ -14,10 +17,20 @@ def record_of(csv: Path) -> Path:
 
 
 def recorded_name(workspace: Workspace, csv: Path) -> str:
-    """The name of the ensemble whose file this still is, byte for byte; "" for any other file."""
+    """The name of the ensemble whose file this is; "" for a file without a record.
+
+    Raises:
+        DataError: it is not the file that was written, or its record is damaged.
+    """
     record = record_of(csv)
-    ours = csv.resolve().parent == workspace.submissions.resolve() and record.exists()
-    return csv.stem if ours and read_json(record, f"Delete {record}.").get("csv") == file_hash(csv) else ""
+    if csv.resolve().parent != workspace.submissions.resolve() or not record.exists():
+        return ""
+    if read_json(record, f"Delete {record}; {_AGAIN}").get("csv") != file_hash(csv):
+        raise DataError(
+            f"{csv} is not the file that was written: its checksum differs",
+            f"Delete it; {_AGAIN} A file of your own needs a name of its own.",
+        )
+    return csv.stem
 
 
 def write_submission(path: Path, ids: list[str], speakers: list[str]) -> None:

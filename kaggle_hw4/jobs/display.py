@@ -9,7 +9,7 @@ from kaggle_hw4.jobs.plan import Plan, PlannedJob
 from kaggle_hw4.progress import RunProgress, read_progress
 from kaggle_hw4.runs import Job, run_of
 from kaggle_hw4.terminal import duration, say, stderr
-from kaggle_hw4.workspace import Workspace, read_json
+from kaggle_hw4.workspace import Workspace
 
 PLAIN_SECONDS = 30.0  # between two lines about one job, when not a terminal
 
@@ -70,7 +70,7 @@ class TrainingDisplay:
         self._done_seconds += planned.seconds
         if planned.job in self._tasks:
             self._bar.remove_task(self._tasks.pop(planned.job))
-        result = read_json(run_of(self._workspace, planned.job).result, "")
+        result = run_of(self._workspace, planned.job).read_result()
         cut = (
             f"; ended at step {result['steps']} for lack of time" if result["steps"] < planned.job.variant.steps else ""
         )

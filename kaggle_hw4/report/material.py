@@ -18,7 +18,7 @@ from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.folds import Folds, load_folds
 from kaggle_hw4.report.naming import Naming, named_by_blend, named_by_member
 from kaggle_hw4.runs import Job, Run, job_of
-from kaggle_hw4.workspace import Workspace, read_json
+from kaggle_hw4.workspace import Workspace
 
 Curve = list[tuple[int, float]]
 
@@ -184,10 +184,9 @@ class Material:
 
 def _training(run: Run) -> Training:
     """Raises DataError for a run whose files are damaged."""
-    again = f"Delete {run.folder} and train it again."
     try:
-        job, record, lines = job_of(run), read_json(run.record, again), run.log_lines()
-        result = read_json(run.result, again) if run.finished else None
+        job, record, lines = job_of(run), run.read_record(), run.log_lines()
+        result = run.read_result() if run.finished else None
         if result is not None:
             result = result | {"accuracy": float(result["accuracy"]), "utterances": int(result["utterances"])}
         curves = {
@@ -196,4 +195,4 @@ def _training(run: Run) -> Training:
         }
         return Training(run, job, (record["data"], record["folds"]), curves["loss"], curves["accuracy"], result)
     except (KeyError, TypeError, ValueError, OSError) as error:
-        raise DataError(f"{run.folder} is damaged: {error!r}", again) from error
+        raise DataError(f"{run.folder} is damaged: {error!r}", run.train_again) from error

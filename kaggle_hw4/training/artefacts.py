@@ -1,7 +1,6 @@
 """What a finished job leaves: logits and result, written at its end or again from its weights."""
 
 import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.inference import accuracy, log_loss, predict, predict_crops
+from kaggle_hw4.machine import processor
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, Run, check_identity, identity, run_of
 from kaggle_hw4.training.stopping import locked
-from kaggle_hw4.workspace import Workspace, atomic_path, file_hash, read_json, write_json
+from kaggle_hw4.workspace import Workspace, atomic_path, file_hash, write_json
 
 
 def write_logits(
@@ -66,10 +66,9 @@ def predict_again(workspace: Workspace, job: Job, store: Store, folds: Folds, de
         DataError: the job is not finished, was made from something else, or its weights are damaged.
     """
     run = run_of(workspace, job)
-    again = f"Delete {run.folder} and train it again."
     if not run.finished:
         raise DataError(f"{job} is not trained to its end", f"Run `kaggle-hw4 train --variant {job.name}` first.")
-    model, result = trained_model(workspace, job, store, folds), read_json(run.result, again)
+    model, result = trained_model(workspace, job, store, folds), run.read_result()
     kept = ("steps", "train_seconds", "together", "precision", "hardware", "torch", "code", "weights")
     training = {key: result[key] for key in kept if key in result}
     with locked(run, lambda: False):
@@ -96,8 +95,8 @@ def trained_model(workspace: Workspace, job: Job, store: Store, folds: Folds) ->
         DataError: the job was made from something else, or its weights are damaged, or another model's.
     """
     run = run_of(workspace, job)
-    again = f"Delete {run.folder} and train it again."
-    expected, result = identity(job, store, folds), read_json(run.result, again)
+    again = run.train_again
+    expected, result = identity(job, store, folds), run.read_result()
     check_identity(run, expected)
     model = SpeakerClassifier(job.variant, len(store.speakers))
     try:
@@ -125,14 +124,4 @@ def hardware(device: torch.device) -> str:
     """What the figures of a result were measured on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} thread(s)"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    models = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return models[0] if models else platform.processor() or platform.machine()
+    return f"{processor()}, {torch.get_num_threads()} thread(s)"

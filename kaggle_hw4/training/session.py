@@ -13,6 +13,7 @@ from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.inference import accuracy, predict
 from kaggle_hw4.runs import Job, claim, identity, run_of
+from kaggle_hw4.terminal import say
 from kaggle_hw4.training.artefacts import hardware, write_logits
 from kaggle_hw4.training.logs import forget_peak, gpu_memory, log_failure, log_from
 from kaggle_hw4.training.schedules import validation_steps
@@ -73,11 +74,21 @@ def do_jobs(
 
 
 def _saved(workspace: Workspace, job: Job, store: Store, folds: Folds) -> State | None:
-    """The job's checkpoint, if it has one."""
-    path = run_of(workspace, job).checkpoint
-    if not path.exists():
+    """The job's checkpoint, or the previous one where that is missing or damaged; None when it has neither."""
+    run = run_of(workspace, job)
+    candidates = [path for path in (run.checkpoint, run.previous_checkpoint) if path.exists()]
+    if not candidates:
         return None
-    state, expected = load_checkpoint(path), identity(job, store, folds)["hash"]
+    path = candidates[0]
+    try:
+        state = load_checkpoint(path)
+    except DataError as error:
+        if path == candidates[-1]:
+            raise
+        path = candidates[-1]
+        state = load_checkpoint(path)
+        say(f"{error.cause}: {job} goes on from {path}")
+    expected = identity(job, store, folds)["hash"]
     if state["run"] != expected:
         there, ours = state.get("architecture"), job.variant.architecture
         cause = f"belongs to the run {state['run']}, not {expected}"
@@ -194,6 +205,9 @@ class _Training:
     def _save(self) -> None:
         for m, (job, run) in enumerate(zip(self.jobs, self.runs, strict=True)):
             made_from = identity(job, self.store, self.folds)["hash"]
+            # Renamed first: a kill while the new one is written costs no more than one before it.
+            if run.checkpoint.exists():
+                run.checkpoint.replace(run.previous_checkpoint)
             save_checkpoint(run.checkpoint, self.trainer.state(m) | {"run": made_from})
 
     def _finish(self, m: int) -> None:
@@ -214,4 +228,5 @@ class _Training:
             "weights": file_hash(run.weights),
         }
         write_logits(run, model, job, self.folds, self.frames, training, stopping(self.should_stop))
-        run.checkpoint.unlink(missing_ok=True)
+        for path in (run.checkpoint, run.previous_checkpoint):
+            path.unlink(missing_ok=True)

@@ -105,12 +105,11 @@ def train(
 
 def _trained(workspace: Workspace, job: "Job") -> Trained | None:
     from kaggle_hw4.runs import run_of
-    from kaggle_hw4.workspace import read_json
 
     run = run_of(workspace, job)
     if not run.finished:
         return None
-    result = read_json(run.result, f"Write it anew: kaggle-hw4 predict {job.member}")
+    result = run.read_result()
     fold = None if job.refit else job.fold
     return Trained(job.member, fold, run.folder, result["accuracy"], result["log_loss"], result["utterances"])
 
