@@ -97,7 +97,7 @@ def _stock_step(name: str, frames: Frames) -> Callable[[], None]:
 
 
 def _difference(v: Variant, frames: Frames) -> float:
-    """The largest relative difference of a model's first gradient, trained together against alone, in fp32 and without dropout."""
+    """The largest relative difference of a model's first gradient, together against alone, in fp32 without dropout."""
     v = replace(v, dropout=0.0)
     gradients = []
     for models, first in ((3, 0), (1, 0), (1, 1), (1, 2)):

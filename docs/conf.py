@@ -3,7 +3,6 @@
 project = "kaggle-hw4"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
-suppress_warnings = ["toc.not_included"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = project

@@ -17,13 +17,11 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
 import numpy as np
 import tiny
@@ -49,7 +47,7 @@ WAY = [(["data"], 0.2), (["folds", "--k", "3"], 0.05), (TRAIN, 0.4), (["predict"
 WAY += [(["submit"], 0.15)]
 MADE = ("data", "folds", "runs")  # folders, by the first three: without them a command starts anew
 _LONGEST = 300.0  # seconds for a command that nobody kills
-_VOLATILE = ("train_seconds", "checksum")
+_VOLATILE = ("train_seconds", "source", "file", "checksum")  # of JSON: times, and paths that name the folder
 
 
 def started(root: Path, command: list[str]) -> int:
@@ -60,13 +58,15 @@ def started(root: Path, command: list[str]) -> int:
     os.setpgid(0, 0)
     code = 1
     try:
-        log = os.open(root.parent / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        log = os.open(root.parents[1] / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.argv[0] = "kaggle-hw4"
         cli.app(["--root", str(root), *command], prog_name="kaggle-hw4")
-    except SystemExit as ended:
-        code = int(ended.code or 0)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 
@@ -87,7 +87,7 @@ def finish(root: Path, command: list[str]) -> float:
     """Run a command to its end; gives the seconds it took."""
     began = time.monotonic()
     code = ended(started(root, command), _LONGEST)
-    assert code == 0, f"{command} ended with {code}:\n" + (root.parent / "output.txt").read_text()[-3000:]
+    assert code == 0, f"{command} ended with {code}:\n" + (root.parents[1] / "output.txt").read_text()[-3000:]
     return time.monotonic() - began
 
 
@@ -96,7 +96,7 @@ def kill_and_check(root: Path, command: list[str], seconds: float, whole_machine
     done = {path: path.stat().st_mtime_ns for path in root.glob("runs/*/*/result.json")}
     pid = started(root, command)
     if (code := ended(pid, seconds)) is not None:
-        assert code == 0, f"{command} ended with {code}:\n" + (root.parent / "output.txt").read_text()[-3000:]
+        assert code == 0, f"{command} ended with {code}:\n" + (root.parents[1] / "output.txt").read_text()[-3000:]
         return False
     if whole_machine:  # with all its workers
         os.killpg(pid, signal.SIGKILL)
@@ -146,10 +146,9 @@ def lost_seconds(root: Path) -> float:
         run = Run(folder)
         logged = [line["seconds"] for line in run.log_lines() if "seconds" in line]
         if logged and not run.weights.exists():
-            kept = [
-                trainer.load_checkpoint(p)["seconds"] for p in (run.checkpoint, run.previous_checkpoint) if p.exists()
-            ]
-            lost.append(logged[-1] - max(kept, default=0.0))
+            checkpoints = [path for path in (run.checkpoint, run.previous_checkpoint) if path.exists()]
+            kept = max((trainer.load_checkpoint(path)["seconds"] for path in checkpoints), default=0.0)
+            lost.append(logged[-1] - kept)
     return max(lost)
 
 
@@ -164,18 +163,31 @@ def content(root: Path) -> dict[str, Any]:
             continue  # the archive, and when it came
         found[name] = path.read_bytes()
         if path.suffix == ".json":
-            value = json.loads(found[name].replace(str(root).encode(), b"ROOT"))
+            value = json.loads(found[name])
             found[name] = {key: value[key] for key in value if key not in _VOLATILE}
     return found
 
 
-def survive(folder: Path, kills: int, seed: int) -> None:
-    """Go the way twice, once undisturbed. Raises AssertionError where the ends differ, or anything else is wrong."""
+def prepare() -> None:
+    """Make the commands of this process and of those forked from it quick, as said above."""
+    torch.set_num_threads(1)
     local._CONTEXT = get_context("fork")  # type: ignore[assignment]
     local.LocalEngine.costs = lambda self, jobs: lambda name, v: Cost(0.01, 1, 1)  # type: ignore[method-assign]
     trainer.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
     # How long it is looked for on Kaggle what a killed command may have sent: the server here answers at once.
     submit._SETTLE_SECONDS, submit._LOOKUP_SECONDS, submit._LOOKUP_PAUSE = 0.3, 0.2, 0.1
+
+
+def assert_same(a: Path, b: Path) -> None:
+    """Raises AssertionError, naming files, when not the same is left in two workspaces."""
+    one, other = content(a), content(b)
+    differ = [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
+    assert not differ, f"the ends differ in {differ}"
+
+
+def survive(folder: Path, kills: int, seed: int) -> None:
+    """Go the way twice, once undisturbed. Raises AssertionError where the ends differ, or anything else is wrong."""
+    prepare()
     speakers = make_competition(folder / "kaggle", tiny.files(speakers=6, train=12, test=4))
     calm, rough = folder / "calm" / "root", folder / "rough" / "root"
     for root in (calm, rough):
@@ -201,10 +213,10 @@ def survive(folder: Path, kills: int, seed: int) -> None:
         killed += here
         finish(rough, command)
         print(f"{command[0]:<10} {here} kills in {tries} starts", flush=True)
-    assert content(calm) == content(rough), "the ends differ"
+    assert_same(calm, rough)
     assert not list(rough.rglob("*.tmp")), "a killed process left something behind"
     for name in ("calm", "rough"):
-        entries = json.loads((folder / name / "kaggle" / "server.json").read_text())
+        entries = json.loads((folder / "servers" / name / "kaggle" / "server.json").read_text())
         assert len(entries) == 1, f"{len(entries)} submissions were made"
     assert worst < CHECKPOINT_SECONDS + 5, f"{worst:.1f} s of training were lost at once"
     print(f"{killed} kills survived; at most {worst:.2f} s of training lost, checkpoints every {CHECKPOINT_SECONDS} s")
@@ -215,10 +227,10 @@ _servers: dict[str, tuple[int, int]] = {}  # process id and port, by name
 
 def use_server(folder: Path, competition: Path, name: str) -> None:
     """Point the client at a server of this name; it is started when there is none."""
-    home = folder / name / "home"
+    home = folder / "servers" / name / "home"
     if name not in _servers:
-        home.mkdir(exist_ok=True)
-        kaggle = shutil.copytree(competition, folder / name / "kaggle")
+        home.mkdir(parents=True)
+        kaggle = shutil.copytree(competition, home.parent / "kaggle")
         ours, theirs = os.pipe()
         pid = os.fork()
         if not pid:
@@ -230,20 +242,28 @@ def use_server(folder: Path, competition: Path, name: str) -> None:
     os.environ.update(client_environment(_servers[name][1], home))
 
 
+def stop_server(name: str) -> None:
+    os.kill(pid := _servers.pop(name)[0], signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def stop_servers() -> None:
+    for name in list(_servers):
+        stop_server(name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=120)
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the moments; default: the time")
     options = parser.parse_args()
-    torch.set_num_threads(1)
     print(f"seed {options.seed}", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="kaggle-hw4-kills-"))
     try:
         survive(folder, options.kills, options.seed)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        for pid, _ in _servers.values():
-            os.kill(pid, signal.SIGKILL)
+        stop_servers()
 
 
 if __name__ == "__main__":

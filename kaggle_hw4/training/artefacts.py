@@ -1,5 +1,6 @@
 """What a finished job leaves: logits and result, written at its end or again from its weights."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -116,8 +117,10 @@ def trained_model(workspace: Workspace, job: Job, store: Store, folds: Folds) ->
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array)
+    buffer = io.BytesIO()  # numpy reports a full disk as something else than that
+    np.save(buffer, array)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def hardware(device: torch.device) -> str:

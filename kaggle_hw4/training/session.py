@@ -88,6 +88,7 @@ def _saved(workspace: Workspace, job: Job, store: Store, folds: Folds) -> State 
         path = candidates[-1]
         state = load_checkpoint(path)
         say(f"{error.cause}: {job} goes on from {path}")
+        run.checkpoint.unlink()  # or it would become the previous one
     expected = identity(job, store, folds)["hash"]
     if state["run"] != expected:
         there, ours = state.get("architecture"), job.variant.architecture
