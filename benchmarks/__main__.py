@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks import gpu
+from benchmarks import gpu, run_command
 from benchmarks.competition import FULL, QUICK, Sizes, write_competition
 from benchmarks.report import Turn, measures, report, table, turns
 from benchmarks.timing import Side
@@ -113,4 +113,4 @@ def run(sizes: Sizes, device: str, *, quick: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -23,9 +23,10 @@ from filelock import FileLock
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
+from benchmarks import run_command
 from benchmarks.ablation_rows import ROWS, changes, words
 from kaggle_hw4.data.store import Store, open_store
-from kaggle_hw4.errors import HW4Error, UsageError
+from kaggle_hw4.errors import UsageError
 from kaggle_hw4.folds import Folds, load_folds
 from kaggle_hw4.inference import log_loss
 from kaggle_hw4.jobs.command import check_fits
@@ -56,18 +57,14 @@ def main(
     output: Annotated[Path, typer.Option(help="The figures; goes on where it stands.")] = _FIGURES,
     docs: Annotated[bool, typer.Option("--docs", help="Write the table of docs/ablations.md.")] = False,
 ) -> None:
-    try:
-        if rows:
-            screen(rows, root, steps, base, pairs, device, output)
-        if docs:
-            before, rest = _DOCS.read_text(encoding="utf-8").split(BEGIN)
-            write_text(_DOCS, before + BEGIN + table(load(output)) + END + rest.split(END)[1])
-        elif rows:
-            print(table([figure for figure in load(output) if figure["row"] in ("base", *rows)]))
-    except HW4Error as error:
-        say(f"error: {error}")
-        raise typer.Exit(error.exit_code) from None
-    if not rows and not docs:
+    if rows:
+        screen(rows, root, steps, base, pairs, device, output)
+    if docs:
+        before, rest = _DOCS.read_text(encoding="utf-8").split(BEGIN)
+        write_text(_DOCS, before + BEGIN + table(load(output)) + END + rest.split(END)[1])
+    elif rows:
+        print(table([figure for figure in load(output) if figure["row"] in ("base", *rows)]))
+    else:
         print("\n".join(f"{row:22} {words(row, variant(base))}" for row in ROWS))
 
 
@@ -242,4 +239,4 @@ def _spread(values: np.ndarray, mean: str, sd: str) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import typer
 
+from benchmarks import run_command
 from kaggle_hw4.errors import UsageError
 from kaggle_hw4.runs import Job, run_of
 from kaggle_hw4.training.artefacts import hardware
@@ -63,4 +64,4 @@ def differences(one: Workspace, other: Workspace, job: Job) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import typer
 
+from benchmarks import run_command
 from benchmarks.scale import watch
 from kaggle_hw4.ensemble import honest
 from kaggle_hw4.ensemble.blend import fit_all
@@ -134,4 +135,4 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 import typer
 from scipy import stats
 
+from benchmarks import run_command
 from benchmarks.reference import StockClassifier, predict_each
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.store import Store, open_store
@@ -120,4 +121,4 @@ def summary(pairs: list[dict[str, float]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -11,6 +11,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from benchmarks import run_command
 from kaggle_hw4.data.store import open_store
 from kaggle_hw4.ensemble.blend import make_ensemble
 from kaggle_hw4.folds import load_folds
@@ -58,4 +59,4 @@ def _spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -24,6 +24,7 @@ import torch
 import typer
 from safetensors.torch import load
 
+from benchmarks import run_command
 from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.data.crops import Frames
 from kaggle_hw4.data.store import open_store
@@ -240,4 +241,4 @@ def table(found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -51,10 +51,14 @@ def _cells(line: SubmissionLine) -> tuple[str, ...]:
 
 def _notes(board: Board) -> list[str]:
     notes = []
-    if not board.submissions:
+    if not board.submissions and not board.members:
+        notes.append(
+            "Nothing is trained or sent yet. First kaggle-hw4 data, then kaggle-hw4 train --fold all, then kaggle-hw4 submit"
+        )
+    elif not board.submissions:
         notes.append("No submission yet: kaggle-hw4 submit")
-    if not board.members:
-        notes.append("Nothing is trained yet: kaggle-hw4 train --fold all")
+    elif not board.members:
+        notes.append("Nothing is trained here yet: kaggle-hw4 train --fold all")
     for kind, found in board.correlations.items():
         notes.append(
             f"Rank correlation of CV and {kind} score over {found.submissions} submissions: {found.rho:+.2f} "

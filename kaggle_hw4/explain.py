@@ -18,7 +18,7 @@ from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds, load_folds
 from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.runs import REFIT, Run, job_of, run_at, with_steps
-from kaggle_hw4.submission_file import submission_named
+from kaggle_hw4.submission_file import offer, submission_named
 from kaggle_hw4.variants import variant
 from kaggle_hw4.version import code_version
 from kaggle_hw4.workspace import Workspace, content_hash, file_hash
@@ -78,7 +78,7 @@ def explain(
     )
     if csv is None and not named:
         there = sorted({row.name for row in rows} | {path.stem for path in workspace.submissions.glob("*.csv")})
-        raise UsageError(f"no submission {name!r}, and no such file", f"There are: {', '.join(there) or 'none yet'}.")
+        raise UsageError(f"no submission {name!r}, and no such file", offer(there))
     hash = file_hash(csv) if csv else ""
     sent = [row for row in rows if row.csv_hash and row.csv_hash == hash] or named
     return Chain(csv.stem if csv else sent[0].name, _Walk(workspace, csv, hash, sent, verify, tick).links())

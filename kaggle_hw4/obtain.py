@@ -5,6 +5,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from kaggle_hw4.competition import DEFAULT_SLUG, EDITIONS
+from kaggle_hw4.data.archive import check_source
 from kaggle_hw4.data.pack import pack
 from kaggle_hw4.data.store import DTYPES, Store, open_store
 from kaggle_hw4.errors import DataError, UsageError
@@ -27,6 +28,8 @@ def obtain(workspace: Workspace, slug: str | None, source: Path | None, dtype: s
     """
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}", f"There are: {', '.join(DTYPES)}.")
+    if source:
+        check_source(source)  # before a folder is made
     with storage_errors(workspace.data):
         workspace.data.mkdir(parents=True, exist_ok=True)
         with FileLock(workspace.data / ".pack.lock"):

@@ -39,8 +39,15 @@ def find_submission(workspace: Workspace, name: str) -> Path:
     """As `submission_named`. Raises UsageError that lists what there is."""
     if path := submission_named(workspace, name):
         return path
-    there = ", ".join(sorted(path.stem for path in workspace.submissions.glob("*.csv"))) or "none yet"
-    raise UsageError(f"no submission {name!r} in {workspace.submissions}, and no such file", f"There are: {there}.")
+    there = sorted(path.stem for path in workspace.submissions.glob("*.csv"))
+    raise UsageError(f"no submission {name!r} in {workspace.submissions}, and no such file", offer(there))
+
+
+def offer(submissions: Sequence[str]) -> str:
+    """What to name instead of a submission that there is not."""
+    if not submissions:
+        return "There is none yet: kaggle-hw4 ensemble makes one."
+    return f"There are: {', '.join(submissions)}."
 
 
 def read_submission(path: Path, test_ids: Sequence[str], speakers: Sequence[str]) -> pd.DataFrame:

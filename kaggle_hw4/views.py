@@ -3,7 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from kaggle_hw4.competition import Competition
 from kaggle_hw4.ledger import Row
@@ -82,9 +84,10 @@ def identification_table(found: "list[Identification]") -> Table:
     return table
 
 
-def findings_table(findings: "list[Finding]") -> Table:
-    """What `doctor` found, and what mends it."""
-    table = table_of("", "check", "found", "what to do")
+def findings_table(findings: "list[Finding]") -> Group:
+    """What `doctor` found, and below it what mends it, in whole lines that can be copied."""
+    table = table_of("", "check", "found")
     for finding in findings:
-        table.add_row("ok" if finding.ok else "!!", finding.name, finding.value, finding.remedy)
-    return table
+        table.add_row("ok" if finding.ok else "!!", finding.name, finding.value)
+    mends = [f"{finding.name}: {finding.remedy}" for finding in findings if finding.remedy]
+    return Group(table, *(Text(line, no_wrap=True, overflow="ignore") for line in mends))

@@ -1,15 +1,15 @@
 """Ablations: every row is a recipe, pairs are paired, nothing is trained twice, the table says what the figures say."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
-from typer.testing import CliRunner
 
-from benchmarks import ablate
+from benchmarks import ablate, run_command
 from benchmarks.ablation_rows import ROWS, changes, words
 from kaggle_hw4.data.store import open_store
 from kaggle_hw4.folds import make_folds
@@ -97,16 +97,18 @@ def test_log_loss_is_at_the_best_temperature() -> None:
     ],
 )
 def test_mistakes_are_said_in_one_message(
-    tmp_path: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import typer
-
     tiny.store(tmp_path)
     workspace = Workspace(tmp_path)
     make_folds(open_store(workspace.store), workspace.folds_file, k=3)
     monkeypatch.chdir(tmp_path)
-    app = typer.Typer()
-    app.command()(ablate.main)
-    result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "figures.json")])
-    assert result.exit_code == 2
-    assert message in result.stderr
+    monkeypatch.setattr(sys, "argv", ["ablate", *arguments, "--output", str(tmp_path / "figures.json")])
+    with pytest.raises(SystemExit) as end:
+        run_command(ablate.main)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err

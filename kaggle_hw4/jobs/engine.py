@@ -25,7 +25,11 @@ Answer = dict[Job, HW4Error] | Exception  # the jobs that failed, or what made a
 
 
 class Lost(Exception):
-    """A worker ended before it answered, or was ended because it hung."""
+    """A worker ended before it answered, or was ended because it hung; `advice` is for when that comes again."""
+
+    def __init__(self, reason: str, advice: str = "With --workers 1 it needs the least memory.") -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
 class Engine(Protocol):
@@ -168,7 +172,7 @@ class _Course:
             return
         error = DataError(
             f"{reason}, {count} times in a row without getting any further",
-            "Run the same command again: it goes on from the checkpoints. With --workers 1 it needs the least memory.",
+            f"Run the same command again: it goes on from the checkpoints. {reason.advice}",
         )
         say(f"{names} failed: {error}")
         self._failures |= {planned.job: error for planned in group}

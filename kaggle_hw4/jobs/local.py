@@ -27,6 +27,7 @@ from kaggle_hw4.workspace import Workspace
 
 _CONTEXT = get_context("spawn")
 _at_work = threading.Lock()
+_ENDED_ITSELF = "What it wrote above says why; kaggle-hw4 doctor looks at what is installed."
 
 
 @dataclass
@@ -101,8 +102,10 @@ class LocalEngine:
                 self._remove(place)
                 code = worker.process.exitcode or 0
                 how = f"by {signal.Signals(-code).name}; out of memory?" if code < 0 else f"with exit code {code}"
-                reason = silence() if worker.hung else f"its worker ended ({how})"
-                answers.append((number, Lost(reason)))
+                if worker.hung or code < 0:
+                    answers.append((number, Lost(silence() if worker.hung else f"its worker ended ({how})")))
+                else:  # by itself, as for want of a package
+                    answers.append((number, Lost(f"its worker ended ({how})", _ENDED_ITSELF)))
         return answers
 
     def _remove(self, place: int) -> None:
