@@ -52,9 +52,8 @@ def _cells(line: SubmissionLine) -> tuple[str, ...]:
 def _notes(board: Board) -> list[str]:
     notes = []
     if not board.submissions and not board.members:
-        notes.append(
-            "Nothing is trained or sent yet. First kaggle-hw4 data, then kaggle-hw4 train --fold all, then kaggle-hw4 submit"
-        )
+        first = "kaggle-hw4 data, then kaggle-hw4 train --fold all, then kaggle-hw4 submit"
+        notes.append(f"Nothing is trained or sent yet: {first}")
     elif not board.submissions:
         notes.append("No submission yet: kaggle-hw4 submit")
     elif not board.members:

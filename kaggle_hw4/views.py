@@ -3,9 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
 from kaggle_hw4.competition import Competition
 from kaggle_hw4.ledger import Row
@@ -84,10 +82,14 @@ def identification_table(found: "list[Identification]") -> Table:
     return table
 
 
-def findings_table(findings: "list[Finding]") -> Group:
-    """What `doctor` found, and below it what mends it, in whole lines that can be copied."""
+def findings_table(findings: "list[Finding]") -> Table:
+    """What `doctor` found."""
     table = table_of("", "check", "found")
     for finding in findings:
         table.add_row("ok" if finding.ok else "!!", finding.name, finding.value)
-    mends = [f"{finding.name}: {finding.remedy}" for finding in findings if finding.remedy]
-    return Group(table, *(Text(line, no_wrap=True, overflow="ignore") for line in mends))
+    return table
+
+
+def remedies(findings: "list[Finding]") -> str:
+    """What mends what `doctor` found, in lines to copy, which a table would break."""
+    return "\n".join(f"{finding.name}: {finding.remedy}" for finding in findings if finding.remedy)

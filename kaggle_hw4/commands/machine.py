@@ -16,9 +16,11 @@ def doctor(
 ) -> None:
     """Check versions, GPU and credentials, and say what mends each problem."""
     from kaggle_hw4.doctor import examine
-    from kaggle_hw4.views import findings_table
+    from kaggle_hw4.views import findings_table, remedies
 
     findings = examine(verbs.edition_of(ctx.obj).slug, ctx.obj, online=online)
     emit(as_json, [vars(finding) for finding in findings], lambda: findings_table(findings))
+    if not as_json and (mends := remedies(findings)):
+        typer.echo(mends)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(DataError.exit_code)
