@@ -68,7 +68,7 @@ def test_the_wheel_holds_the_package_its_types_and_its_licence(wheel: Path) -> N
     assert all(name.startswith(("kaggle_hw4/", "kaggle_hw4-")) for name in names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert metadata["License-Expression"] == "MIT"
-    assert {"rehearsal"} <= set(metadata.get_all("Provides-Extra", []))
+    assert {"ray", "rehearsal", "tensorboard", "docs"} <= set(metadata.get_all("Provides-Extra", []))
     assert "Who is speaking?" in str(metadata.get_payload())
 
 
