@@ -23,6 +23,7 @@ from kaggle_hw4.archive_file import Expected
 from kaggle_hw4.board import read_board
 from kaggle_hw4.competition import competition
 from kaggle_hw4.credentials import Credential
+from kaggle_hw4.data.store import open_store
 from kaggle_hw4.data.tables import read_tables
 from kaggle_hw4.ensemble.members import added_member, load_member
 from kaggle_hw4.ensemble.recorded import read_record
@@ -288,3 +289,13 @@ def test_an_answer_that_makes_no_sense_is_an_error_in_our_words(wait: str, body:
     answer.headers["Retry-After"] = wait
     failure = _answered(answer, competition(tiny.SLUG), Credential("key", "here", "nothing"))
     assert "429" in str(failure.error)
+
+
+@pytest.mark.parametrize("number", [2**63, 2**64, -(2**63) - 1, 10**30])
+def test_an_index_with_a_number_beyond_all_is_refused(tmp_path: Path, number: int) -> None:
+    store = tiny.store(tmp_path)
+    index, header = store.folder / "index.csv", store.folder / "store.json"
+    index.write_text(index.read_text().replace(",0,", f",{number},", 1))
+    write_json(header, read_json(header, "") | {"index": file_hash(index)})
+    with pytest.raises(DataError, match="is damaged"):
+        open_store(store.folder)

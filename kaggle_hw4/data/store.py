@@ -156,7 +156,7 @@ def open_store(folder: Path) -> Store:
         store = Store(folder, _read_index(folder / "index.csv", header), **header)
         expected = store.total_frames * N_MELS * np.dtype(store.dtype).itemsize
         actual = (folder / "frames.bin").stat().st_size
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise DataError(f"{folder} is damaged: {error}", _REPACK) from error
     if actual != expected:
         raise DataError(f"{folder}/frames.bin has {actual} bytes, not {expected}", _REPACK)
