@@ -1,5 +1,7 @@
 """Faults of the machine: a full disk, flipped bits, cut files, a clock that jumps."""
 
+import errno
+import os
 import re
 import shutil
 import sqlite3
@@ -41,6 +43,30 @@ def test_a_disk_that_is_full_at_any_write_ends_a_command_cleanly_and_it_goes_on_
     survived = re.search(r"(\d+) full disks survived", done.stdout)
     assert survived, done.stdout
     assert int(survived[1]) >= min(most, 10) * 4, done.stdout
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM])
+def test_what_cannot_be_written_is_said_by_name_and_what_was_there_stays(
+    session: Session, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """A disk that is read-only, a file or a folder that is."""
+    monkeypatch.setattr("kaggle_hw4.training.trainer.CHECKPOINT_SECONDS", 0.0)
+    job = Job("sample", small("sample"), 0, 0)
+    with pytest.raises(Stopped):
+        session.do(job, after(5))
+    run = run_of(session.workspace, job)
+    before = run.checkpoint.read_bytes()
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(code, os.strerror(code), str(target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(DataError, match=re.escape(f"cannot be written ({os.strerror(code)})")) as error:
+            session.do(job)
+        assert "--root" in error.value.remedy
+    assert run.checkpoint.read_bytes() == before
+    assert session.do(job).finished
 
 
 # --- damaged artefacts -------------------------------------------------------------------------
