@@ -10,6 +10,7 @@ from kaggle_hw4.competition import DAILY_SLOTS, Competition
 from kaggle_hw4.difference import read_rows, sent_rows
 from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError
+from kaggle_hw4.folds import made_again
 from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.runs import Run
 from kaggle_hw4.workspace import Workspace, check_fields, content_hash, file_hash, read_json
@@ -224,7 +225,7 @@ def _correlations(lines: list[SubmissionLine]) -> dict[str, RankCorrelation]:
 def _member_lines(workspace: Workspace) -> list[MemberLine]:
     if not workspace.folds_file.exists():
         return []
-    split = read_json(workspace.folds_file, "Run `kaggle-hw4 folds` to make it.")
+    split = read_json(workspace.folds_file, made_again(workspace.folds_file))
     lines = []
     for folder in sorted(path for path in workspace.runs.glob("*") if path.is_dir()):
         try:

@@ -20,8 +20,9 @@ def board_tables(board: Board) -> Group:
     """Submissions by public score with the course's lines among them, ensembles not sent, then the members."""
     right = ("CV", "public", "private", "expected", "z", "ranks")
     table = table_of("submission", *right, right=right, title=board.competition.slug)
-    for column in table.columns[2:]:
-        column.no_wrap = True  # on 80 columns names and CV break, where they may
+    placed = any(line.place for line in board.submissions)  # for which names must give way
+    for column in (*table.columns[placed:1], *table.columns[2:]):
+        column.no_wrap = True  # on 80 columns CV breaks, where it may; names are to be copied
     lines: list[tuple[float, tuple[str, ...]]] = [
         (score, (f"── {name} line", "", f"{score:.5f}", "", "", "", ""))
         for name, score in board.competition.baselines.items()

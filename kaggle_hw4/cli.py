@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from kaggle_hw4.commands import data, machine, predictor, report, scoring, training, watching
-from kaggle_hw4.errors import EXIT_CODES, HW4Error
+from kaggle_hw4.errors import EXIT_CODES, HW4Error, UsageError
 from kaggle_hw4.rehearsal.commands import rehearsal_app
 from kaggle_hw4.workspace import Workspace, storage_errors
 
@@ -27,6 +27,11 @@ class _Commands(typer.core.TyperGroup):
         except KeyboardInterrupt:
             say("Interrupted. What is finished is kept: the same command goes on from here.")
             raise typer.Exit(130) from None
+        except Exception as error:
+            if getattr(error, "option_name", None) != "--root":
+                raise
+            say("error: --root stands before the command\n  kaggle-hw4 --root DIR COMMAND …")
+            raise typer.Exit(UsageError.exit_code) from None
 
 
 app = typer.Typer(

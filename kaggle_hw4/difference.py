@@ -151,7 +151,7 @@ def against_earlier(
 
 def sent_rows(workspace: Workspace, row: Row) -> dict[str, str] | None:
     """Speaker by utterance id of a submission, as long as its file is still what was sent."""
-    for path in (Path(row.file), workspace.submissions / f"{row.name}.csv"):
+    for path in (workspace.submissions / f"{row.name}.csv", Path(row.file)):
         if row.csv_hash and path.is_file() and file_hash(path) == row.csv_hash:
             return read_rows(path)
     return None

@@ -74,7 +74,9 @@ def explain(
     rows = Ledger(workspace.ledger).all(slug)
     named = [row for row in rows if name in (row.name, str(row.ref))]
     csv = submission_named(workspace, name) or next(
-        (path for row in named if (path := submission_named(workspace, row.file))), None
+        # The workspace may have been moved, or copied: what lies in it comes first.
+        (path for row in named for file in (row.name, row.file) if (path := submission_named(workspace, file))),
+        None,
     )
     if csv is None and not named:
         there = sorted({row.name for row in rows} | {path.stem for path in workspace.submissions.glob("*.csv")})

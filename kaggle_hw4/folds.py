@@ -1,5 +1,6 @@
 """The speaker-stratified k-fold split, written once to `folds/`."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,14 +83,25 @@ def make_folds(store: Store, path: Path, *, k: int | None = None, seed: int | No
     return load_folds(store, path)
 
 
+def made_again(path: Path) -> str:
+    """The command that makes the split at `path`, as it was made where a damaged file still tells."""
+    try:
+        head = path.read_text(encoding="utf-8", errors="replace")[:200]
+    except OSError:
+        return "Run `kaggle-hw4 folds` to make it."
+    told = [re.search(rf'"{name}": (\d{{1,10}}),', head) for name in ("k", "seed")]
+    options = "".join(f" --{name} {found[1]}" for name, found in zip(("k", "seed"), told, strict=True) if found)
+    return f"Delete it and make it again, as it was: kaggle-hw4 folds{options}"
+
+
 def load_folds(store: Store, path: Path) -> Folds:
     """Read the split at `path`.
 
     Raises:
         DataError: none there, broken, or made for other data (both hashes are named).
     """
-    content = read_json(path, "Run `kaggle-hw4 folds` to make it.")
-    again = f"Delete {path} and run `kaggle-hw4 folds` again, or use another --root."
+    again = made_again(path)
+    content = read_json(path, again)
     try:
         check_fields(content, k=int, seed=int, data=str, fold_of=dict)
         k, seed, data, assignment = (content[key] for key in ("k", "seed", "data", "fold_of"))

@@ -37,6 +37,7 @@ def obtain(workspace: Workspace, slug: str | None, source: Path | None, dtype: s
             if workspace.store.exists():
                 store = open_store(workspace.store)
                 _check_same(store, slug or store.competition, source, dtype)
+                store.frames  # noqa: B018 (looks at all of them)
                 say("The data is packed already.")
                 return store
             slug = slug or (named if named in EDITIONS else DEFAULT_SLUG)

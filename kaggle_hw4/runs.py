@@ -1,13 +1,15 @@
 """What one training is and where it lies: a job (variant, seed, fold), its folder, its artefacts."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from kaggle_hw4.data.store import Store
-from kaggle_hw4.errors import DataError
+from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.recipe import Variant
+from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace, check_fields, content_hash, parse_json, read_json, write_json
 
 REFIT = -1  # as a fold: none is held out
@@ -59,10 +61,22 @@ def job_of(run: "Run") -> Job:
     """The job recorded in a run's folder. Raises DataError when there is none."""
     record = run.read_record()
     try:
-        check_fields(record, variant=str, recipe=dict, seed=int, fold=int)
-        return Job(record["variant"], Variant(**record["recipe"]), record["seed"], record["fold"])
+        return _job(record)
     except (TypeError, ValueError) as error:
         raise DataError(f"{run.record} is not a record of a run: {error}", run.train_again) from error
+
+
+def _job(record: Any) -> Job:
+    check_fields(record, variant=str, recipe=dict, seed=int, fold=int)
+    return Job(record["variant"], Variant(**record["recipe"]), record["seed"], record["fold"])
+
+
+def train_command(jobs: list[Job], fold: str = "--fold all") -> str:
+    """The command that trains these jobs as they were begun."""
+    options = [f"--variant {name}" for name in dict.fromkeys(job.name for job in jobs)]
+    options += [f"--seed {seed}" for seed in dict.fromkeys(job.seed for job in jobs) if seed]
+    options += [f"--steps {job.variant.steps}" for job in jobs if job.variant != variant(job.name)][:1]
+    return " ".join(["kaggle-hw4 train", fold, *options])
 
 
 @dataclass(frozen=True)
@@ -126,8 +140,14 @@ class Run:
 
     @property
     def train_again(self) -> str:
-        """What to do about a folder whose record, result or weights are damaged."""
-        return f"Delete {self.folder} and train it again: kaggle-hw4 train"
+        """What to do about a folder whose record, result or weights are damaged: the command as it was begun."""
+        fold = "--refit" if self.folder.name == "refit" else f"--fold {self.folder.name.removeprefix('fold')}"
+        command = f"kaggle-hw4 train {fold}"
+        for path in (self.record, *sorted(self.folder.parent.glob("*/run.json"))):  # another fold's says as much
+            with suppress(HW4Error, KeyError, TypeError, ValueError):  # a variant of one's own may not be known here
+                command = train_command([_job(read_json(path, ""))], fold)
+                break
+        return f"Delete {self.folder} and train it again: {command}"
 
     def read_record(self) -> Any:
         """What `run.json` holds. Raises DataError when it is missing or damaged."""
@@ -193,10 +213,24 @@ def check_identity(run: Run, expected: dict[str, Any]) -> None:
     """Raises DataError when a run was made from something else than `expected`; the differences are named."""
     found = run.read_record()
     if found != expected:
-        raise DataError(
-            f"{run.folder} was made from something else: {_difference(found, expected)}",
-            f"Use another --root, or delete {run.folder.parent} to train it anew.",
+        remedy = f"Use another --root, or delete {run.folder.parent} to train it anew."
+        if (steps := _other_steps(found, expected)) is not None:
+            remedy = f"To go on with what is there: --steps {steps}. Or use another --root."
+        raise DataError(f"{run.folder} was made from something else: {_difference(found, expected)}", remedy)
+
+
+def _other_steps(found: Any, expected: dict[str, Any]) -> int | None:
+    """The steps of a run that differs from what is expected in its length alone."""
+    length = ("steps", "warmup")
+    with suppress(KeyError, TypeError, AttributeError):
+        there, ours = (
+            {key: value for key, value in record.items() if key not in ("recipe", "hash")}
+            | {"recipe": {key: value for key, value in record["recipe"].items() if key not in length}}
+            for record in (found, expected)
         )
+        if there == ours:
+            return int(found["recipe"]["steps"])
+    return None
 
 
 def _difference(found: Any, expected: dict[str, Any]) -> str:

@@ -34,6 +34,7 @@ def ensemble_table(made: "Ensemble") -> Group:
 def _members(summary: dict[str, Any]) -> Table:
     columns = ("CV", "loss", "T", "weight", "w/o", "corr.", "diff.")
     table = table_of("member", *columns, right=columns)
+    table.columns[0].no_wrap = True  # to be copied
     for m in summary["members"]:
         table.add_row(
             m["name"] + (" + refit" if m["refit"] else ""),
@@ -80,7 +81,9 @@ def _seeds(seeds: dict[str, Any]) -> Group:
         noise = "" if v["noise"] is None else f"{100 * v['noise']:.2f}"
         table.add_row(v["name"], str(v["seeds"]), f"{v['accuracy']:.4f}", difference, noise)
     if seeds["sd"] is None:
-        note = "How far seeds of one variant spread is not known: kaggle-hw4 train --seed 1 adds a second one."
+        note = (
+            "How far seeds of one variant spread is not known: train --seed 1, with the options of the first, adds one."
+        )
     else:
         note = f"Seeds of one variant spread by {100 * seeds['sd']:.2f} points (standard deviation)."
     return Group(table, Text(note))

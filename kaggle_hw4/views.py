@@ -48,7 +48,8 @@ def plan_lines(plan: "Plan", device: "torch.device") -> str:
     if not todo:
         return f"All {len(plan.jobs)} jobs are done."
     started = [planned for planned in todo if planned.done_steps]
-    lines = [f"{len(todo)} jobs to do, {len(plan.jobs) - len(todo)} done already, {len(started)} begun:"]
+    jobs = "1 job" if len(todo) == 1 else f"{len(todo)} jobs"
+    lines = [f"{jobs} to do, {len(plan.jobs) - len(todo)} done already, {len(started)} begun:"]
     for name in dict.fromkeys(planned.job.member for planned in todo):
         mine = [planned for planned in todo if planned.job.member == name]
         folds = "fold " + ", ".join(str(planned.job.fold) for planned in mine)

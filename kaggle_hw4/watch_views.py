@@ -38,7 +38,7 @@ _FIRST_TO_GO = ("written", "step", "GPU", "steps/s", "loss", "%")  # where the t
 def watch_view(jobs: list[JobStatus], console: Console, height: int | None = None) -> Group:
     """The jobs as a table for the width of `console`, and of `height` lines at most where one is given."""
     if not jobs:
-        return Group(Text("Nothing is trained here yet. Start with: kaggle-hw4 train --fold all"))
+        return Group(Text("Nothing is trained here yet: kaggle-hw4 data, then kaggle-hw4 train --fold all"))
     head = _counted(jobs, f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}")
     notes = [Text(f"{job.name}: {job.note}", _STYLES.get(job.state, "")) for job in jobs if job.note]
     if height is None:

@@ -302,3 +302,7 @@ def test_what_can_be_no_competition_is_refused(tmp_path: Path, name: str) -> Non
 def test_a_competition_is_known_by_slug_or_address(name: str) -> None:
     assert competition(name).slug == "ml2023springhw4"
     assert competition(name).baselines["boss"] == 0.93
+
+
+def test_the_root_after_the_command_is_told_where_it_belongs(tmp_path: Path) -> None:
+    refused(run("board", "--root", str(tmp_path), root=tmp_path), 2, "kaggle-hw4 --root DIR COMMAND")

@@ -1,5 +1,6 @@
 """The chain from a score back to the data: whole where nothing changed, broken at the first link that did."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import UsageError
 from kaggle_hw4.explain import Chain, explain
 from kaggle_hw4.ledger import Ledger, Row
-from kaggle_hw4.workspace import file_hash, read_json, write_json
+from kaggle_hw4.workspace import Workspace, file_hash, read_json, write_json
 
 SLUG = "ml2023springhw4"
 
@@ -154,3 +155,12 @@ def test_data_that_is_gone_is_said(bench: Bench) -> None:
     found = chain(bench, made.name)
     assert found.broken is not None
     assert found.broken.link == "data"
+
+
+def test_a_workspace_that_was_copied_explains_its_own_file(bench: Bench, tmp_path: Path) -> None:
+    made = make(bench)
+    sent(bench, made)
+    copy = shutil.copytree(bench.workspace.root, tmp_path.with_name(f"{tmp_path.name}-copy"))
+    for name in (made.name, "7"):
+        (file,) = [link for link in explain(Workspace(copy), SLUG, name, False).links if link.link == "file"]
+        assert file.what == str(copy / "submissions" / made.file.name)

@@ -96,3 +96,16 @@ def test_an_assignment_that_misses_an_utterance_is_refused(tmp_path: Path) -> No
     write_json(path, content)
     with pytest.raises(DataError, match="not a split of this data"):
         load_folds(store, path)
+
+
+def test_a_damaged_split_says_how_it_was_made(tmp_path: Path) -> None:
+    store, path = tiny.store(tmp_path), tmp_path / "folds.json"
+    make_folds(store, path, k=3, seed=7)
+    path.write_text(path.read_text().replace(": 2", ": 1", 1))
+    with pytest.raises(DataError, match="checksum differs") as error:
+        load_folds(store, path)
+    assert error.value.remedy == "Delete it and make it again, as it was: kaggle-hw4 folds --k 3 --seed 7"
+    path.unlink()
+    with pytest.raises(DataError, match="is missing") as error:
+        load_folds(store, path)
+    assert error.value.remedy == "Run `kaggle-hw4 folds` to make it."

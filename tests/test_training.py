@@ -14,7 +14,7 @@ import torch
 from jobs_done import CPU, Session, after, busy, copy_of, small, trainer_of
 from safetensors.torch import load_file
 
-from kaggle_hw4 import variants
+from kaggle_hw4 import variants, verbs
 from kaggle_hw4.data.crops import Frames
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import make_folds
@@ -397,3 +397,26 @@ def test_a_training_that_is_late_ends_in_time_with_all_its_artefacts(session: Se
     assert 0 < result["steps"] < 100_000
     assert run.log_lines()[-1]["step"] == result["steps"]
     assert np.load(run.oof).shape == (result["utterances"], 4)
+
+
+def test_what_is_damaged_or_of_other_length_names_the_command_as_it_was_begun(session: Session) -> None:
+    job = Job("sample", small("sample"), 3, 1)
+    run = session.do(job)
+    again = f"Delete {run.folder} and train it again: kaggle-hw4 train --fold 1 --variant sample --seed 3 --steps 12"
+    assert run.train_again == again
+    longer = replace(job, variant=replace(job.variant, steps=20, warmup=2))
+    with pytest.raises(DataError, match="steps 12 there, 20 now") as error:
+        session.do(longer)
+    assert "--steps 12" in error.value.remedy
+    session.do(replace(job, fold=2))
+    run.record.write_text("{")
+    assert run.train_again == again  # by the record of the other fold
+
+
+def test_logits_are_written_again_by_as_many_threads_as_in_training(session: Session) -> None:
+    """Two threads add up in another order."""
+    for fold in range(3):
+        session.do(Job("sample", small("sample"), 0, fold))
+    torch.set_num_threads(2)
+    verbs.predict(session.workspace, device="cpu")
+    assert torch.get_num_threads() == 1

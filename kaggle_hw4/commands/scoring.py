@@ -55,7 +55,7 @@ def submit(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the score.")] = True,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the score.")] = 600.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate only; no request is made.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Make the file and validate it; nothing is sent.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Send even a file that was sent before.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -15,7 +15,10 @@ from kaggle_hw4.workspace import check_fields, content_hash, file_hash, read_jso
 
 FORMAT = 3
 DTYPES = ("float16", "float32")
-_REPACK = "Delete this folder and run `kaggle-hw4 data` to pack it again."
+
+
+def _repack(folder: Path) -> str:
+    return f"Delete {folder} and run `kaggle-hw4 data` to pack it again."
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,9 @@ class Store:
         for row, expected in enumerate(self.index["stored"].tolist()):
             start = self.offsets[row]
             if digest(frames[start : start + self.lengths[row]]) != expected:
-                raise DataError(f"{path} is damaged: the checksum of {self.index['id'].iloc[row]} differs", _REPACK)
+                raise DataError(
+                    f"{path} is damaged: the checksum of {self.index['id'].iloc[row]} differs", _repack(self.folder)
+                )
         return frames
 
     @cached_property
@@ -145,19 +150,20 @@ def open_store(folder: Path) -> Store:
         raise DataError(
             f"no data in {folder.parent}", "Run `kaggle-hw4 data` first (or `kaggle-hw4 data --from PATH`)."
         )
-    header = read_json(folder / "store.json", _REPACK)
+    again = _repack(folder)
+    header = read_json(folder / "store.json", again)
     try:
         check_fields(header, format=int, index=str)
         if header.pop("format") != FORMAT:
-            raise DataError(f"{folder} was packed by another version of kaggle-hw4", _REPACK)
+            raise DataError(f"{folder} was packed by another version of kaggle-hw4", again)
         if header.pop("index") != file_hash(folder / "index.csv"):
-            raise DataError(f"{folder}/index.csv is not the file that was written: its checksum differs", _REPACK)
+            raise DataError(f"{folder}/index.csv is not the file that was written: its checksum differs", again)
         check_fields(header, competition=str, source=str, dtype=str, total_frames=int, hash=str, speakers=list)
         store = Store(folder, _read_index(folder / "index.csv", header), **header)
         expected = store.total_frames * N_MELS * np.dtype(store.dtype).itemsize
         actual = (folder / "frames.bin").stat().st_size
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
-        raise DataError(f"{folder} is damaged: {error}", _REPACK) from error
+        raise DataError(f"{folder} is damaged: {error}", again) from error
     if actual != expected:
-        raise DataError(f"{folder}/frames.bin has {actual} bytes, not {expected}", _REPACK)
+        raise DataError(f"{folder}/frames.bin has {actual} bytes, not {expected}", again)
     return store

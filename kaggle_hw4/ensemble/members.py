@@ -11,8 +11,8 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.recipe import Variant
-from kaggle_hw4.runs import REFIT, Job, Run, check_identity, identity, job_of, run_at
-from kaggle_hw4.variants import SETS, variant
+from kaggle_hw4.runs import REFIT, Job, Run, check_identity, identity, job_of, run_at, train_command
+from kaggle_hw4.variants import SETS
 from kaggle_hw4.workspace import Workspace, check_fields, content_hash, file_hash
 
 _CHECKED_AT_ONCE = 4096  # rows
@@ -102,15 +102,8 @@ def choose_members(workspace: Workspace, k: int, names: list[str]) -> list[str]:
 
 def _train_command(workspace: Workspace, members: list[str]) -> str:
     """The command that finishes these members, as they were begun."""
-    jobs = [
-        job_of(run)
-        for member in members
-        for run in (Run(path.parent) for path in sorted((workspace.runs / member).glob("fold*/run.json"))[:1])
-    ]
-    options = [f"--variant {name}" for name in dict.fromkeys(job.name for job in jobs)]
-    options += [f"--seed {seed}" for seed in dict.fromkeys(job.seed for job in jobs) if seed]
-    options += [f"--steps {job.variant.steps}" for job in jobs if job.variant != variant(job.name)][:1]
-    return " ".join(["kaggle-hw4 train --fold all", *options])
+    first = (sorted((workspace.runs / member).glob("fold*/run.json"))[:1] for member in members)
+    return train_command([job_of(Run(path.parent)) for paths in first for path in paths])
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What `train` is going to do, how long it takes and what it writes: shown before anything starts."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -74,13 +75,15 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+            raise RuntimeError("there is no such device")
         device = torch.device(name)
-        if device.type not in ("cpu", "cuda"):
-            raise RuntimeError(f"{device.type} is not supported")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
-        raise UsageError(f"--device {name} cannot be used: {reason}", "Use --device cpu, or auto.") from error
+        raise UsageError(
+            f"--device {name} cannot be used: {reason}", "Use --device auto, cpu, cuda, or cuda:1 and so on."
+        ) from error
     return device
 
 

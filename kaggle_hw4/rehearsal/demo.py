@@ -53,6 +53,9 @@ def main(folder: Path = Path("demo")) -> int:
         (kaggle / "labels.csv", "the answers, which a real competition keeps"),
     ):
         print(f"  {path!s:<42} {what}")
+    print("These are synthetic voices: their scores say nothing about the real competition.")
+    activate = "" if os.environ.get("VIRTUAL_ENV") else "source .venv/bin/activate; "
+    print(f"To look around in it: {activate}export KAGGLE_HW4_ROOT={folder}; kaggle-hw4 board")
     print(f"Once more from the start: rm -r {folder} && make demo", flush=True)
     return 0
 

@@ -123,12 +123,14 @@ def predict(workspace: Workspace, names: Names = (), *, device: str = "auto") ->
     """
     from kaggle_hw4.ensemble.members import choose_members
     from kaggle_hw4.jobs.plan import choose_device
+    from kaggle_hw4.jobs.work import prepare_torch
     from kaggle_hw4.runs import REFIT, job_of, run_at
     from kaggle_hw4.terminal import progress_bar
     from kaggle_hw4.training.artefacts import predict_again
 
     store, split = open_split(workspace)
     target = choose_device(device)
+    prepare_torch(target, deterministic=False)  # as the workers of a training: the same logits, bit by bit
     members = choose_members(workspace, split.k, listed(names))
     runs = [run_at(workspace, member, number) for member in members for number in range(split.k)]
     runs += [run for run in (run_at(workspace, member, REFIT) for member in members) if run.finished]
