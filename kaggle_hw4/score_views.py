@@ -139,7 +139,7 @@ def difference_text(report: "Report") -> Group:
     lines += [d.sentence, *report.notes]
     if not report.utterances:
         return Group(*map(Text, lines))
-    table = table_of("named differently, surest first", report.a, "p", report.b, "p ", right=("p", "p "))
+    table = table_of("named differently, by the less sure", report.a, "p", report.b, "p ", right=("p", "p "))
     for u in report.utterances:
         sure = ["" if u[key] is None else f"{u[key]:.2f}" for key in ("a_sure", "b_sure")]
         table.add_row(u["id"], u["a"], sure[0], u["b"], sure[1])
