@@ -1,4 +1,4 @@
-"""Faults of the machine: a full disk, flipped bits, cut files, a clock that jumps."""
+"""Faults of the machine: kills at any moment, a full disk, flipped bits, cut files, a clock that jumps."""
 
 import errno
 import os
@@ -34,15 +34,26 @@ from kaggle_hw4.training.stopping import Stopped
 from kaggle_hw4.training.trainer import load_checkpoint
 
 
+def survived(script: str, option: str, count: int) -> int:
+    """How much a script beside this file says that it survived."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), option, str(count)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"(\d+) (kills|full disks) survived", done.stdout)
+    assert found, done.stdout
+    return int(found[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked, with threads about")
+@pytest.mark.parametrize("kills", [10, pytest.param(120, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_the_end_is_the_same_bit_by_bit(kills: int) -> None:
+    assert survived("kills.py", "--kills", kills) >= 0.8 * kills  # a submission that is made cannot be killed any more
+
+
 @pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="needs Linux and a C compiler")
 @pytest.mark.parametrize("most", [2, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_at_any_write_ends_a_command_cleanly_and_it_goes_on_with_room(most: int) -> None:
-    command = [sys.executable, str(Path(__file__).with_name("full_disk.py")), "--most", str(most)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    survived = re.search(r"(\d+) full disks survived", done.stdout)
-    assert survived, done.stdout
-    assert int(survived[1]) >= min(most, 10) * 4, done.stdout
+    assert survived("full_disk.py", "--most", most) >= min(most, 10) * 4
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM])
