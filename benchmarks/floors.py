@@ -11,6 +11,7 @@ from benchmarks.competition import Sizes
 from benchmarks.reference import stock_model
 from benchmarks.timing import Task, timed
 from kaggle_hw4.competition import N_MELS
+from kaggle_hw4.training.precision import precision
 from kaggle_hw4.variants import Variant, variant
 
 # (rows, inner, columns): the largest products of a step on 32 crops of 128 frames, at d_model 80.
@@ -34,10 +35,12 @@ class Cost:
 
     flops: float
     bytes: float
+    bf16: bool = False  # what the products are in; else fp32
 
     def floor(self, ceilings: Ceilings) -> float:
-        """Seconds in fp32, if reckoning and moving overlap perfectly."""
-        return max(self.flops / ceilings.fp32_gflops, self.bytes / ceilings.copy_gb_per_s) / 1e9
+        """Seconds, if reckoning and moving overlap perfectly."""
+        gflops = ceilings.bf16_gflops if self.bf16 else ceilings.fp32_gflops
+        return max(self.flops / gflops, self.bytes / ceilings.copy_gb_per_s) / 1e9
 
 
 def ceiling_tasks(folder: Path, sizes: Sizes, device: torch.device) -> dict[str, Task]:
@@ -73,7 +76,9 @@ def step_cost(name: str, n_speakers: int) -> Cost:
     v = variant(name)
     crops = np.full(v.batch, v.crop)
     weights = sum(parameter.numel() for parameter in stock_model(name, n_speakers).parameters())
-    return Cost(3 * forward_flops(v, crops, n_speakers), int(crops.sum()) * _PLAIN + 8 * 4 * weights)
+    moved = int(crops.sum()) * _PLAIN + 8 * 4 * weights
+    bf16 = precision(torch.device("cpu")) == torch.bfloat16
+    return Cost(3 * forward_flops(v, crops, n_speakers), moved, bf16)
 
 
 def inference_cost(name: str, lengths: np.ndarray, n_speakers: int) -> Cost:
