@@ -1,9 +1,10 @@
-"""Training steps on a GPU: stock and ours launched one by one, ours captured, and many models at once."""
+"""Training steps on a GPU: stock and ours launched one by one, ours captured, and many models at once:
+stacked in one graph, in one of compiled code, or each in a graph of its own on a stream of its own."""
 
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,18 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.competition import FOLDER, QUICK, Sizes, write_competition
-from benchmarks.floors import ceiling_tasks, step_cost
+from benchmarks.floors import Ceilings, step_cost
 from benchmarks.reference import stock_model
 from kaggle_hw4.competition import DEFAULT_SLUG
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.pack import pack
+from kaggle_hw4.training.precision import precision
 from kaggle_hw4.training.trainer import Trainer
 from kaggle_hw4.variants import Variant, variant
 
 COUNTS = (1, 5, 10, 20)
-_NAMES = ("transformer-full", "conformer-full")  # a default set has as many of each kind
-_PROJECTED_MODELS, _PROJECTED_STEPS = 20, 70_000
+_NAMES = ("transformer-full", "conformer-full")  # the default set has two of each kind
+_FOLDS, _PROJECTED_STEPS = 5, 70_000
 _ROUNDS = 5
 
 
@@ -36,45 +38,109 @@ def measure(
             folder / FOLDER, folder / "store", competition=DEFAULT_SLUG, dtype="float16", progress=lambda *_: None
         )
         frames = Frames(store, device)
-        tasks = ceiling_tasks(folder, sizes, device)
-        gflops = {dtype: 1 / min(tasks[dtype]()) for dtype in ("fp32", "bf16")}
-        fastest = max(gflops.values())  # bf16; fp32 on a CPU without the products for it, as in training
-        found = {name: _variant(name, frames, counts, steps, fastest) for name in _NAMES}
-    per_model = [found[name]["together"][str(counts[-1])] / counts[-1] for name in _NAMES]
+        ceilings = _ceilings(device)
+        found = {name: _variant(name, frames, counts, steps, ceilings) for name in _NAMES}
+    # The folds of a variant are compiled and train as one, two variants of each kind one after the other.
+    training = 2 * _PROJECTED_STEPS * sum(found[name]["compiled"]["step"] for name in _NAMES)
+    compiling = 2 * sum(found[name]["compiled"]["seconds"] for name in _NAMES)
     return {
-        "ceilings_gflops": gflops,
+        "ceilings": asdict(ceilings),
         "variants": found,
         "projected": {
-            "models": _PROJECTED_MODELS,
+            "models": 4 * _FOLDS,
             "steps": _PROJECTED_STEPS,
-            "training_minutes": sum(per_model) / len(per_model) * _PROJECTED_MODELS * _PROJECTED_STEPS / 60,
+            "training_minutes": training / 60,
+            "compiling_minutes": compiling / 60,
         },
     }
 
 
-def _variant(name: str, frames: Frames, counts: tuple[int, ...], steps: int, gflops: float) -> dict[str, Any]:
+def _ceilings(device: torch.device) -> Ceilings:
+    """Large products and a large copy: what a GPU reaches when it is kept busy."""
+    size, copied = (8192, 2**30) if device.type == "cuda" else (512, 2**20)
+
+    def gflops(dtype: torch.dtype) -> float:
+        a, b = torch.randn(2, size, size, device=device).to(dtype)
+        return 2 * size**3 / _best(lambda: torch.mm(a, b), device, 10) / 1e9
+
+    source, target = torch.zeros(2, copied, dtype=torch.uint8, device=device)
+    copy = 2 * copied / _best(lambda: target.copy_(source), device, 10) / 1e9
+    return Ceilings(gflops(torch.float32), gflops(torch.bfloat16), copy)
+
+
+def _variant(name: str, frames: Frames, counts: tuple[int, ...], steps: int, ceilings: Ceilings) -> dict[str, Any]:
     v, device = variant(name), frames.device
     eager = _best(_trainer(v, frames, 1, capture=False).train_step, device, steps)
     stock = _best(_stock_step(name, frames), device, steps)
     together = {str(n): _best(_trainer(v, frames, n).train_step, device, steps) for n in counts}
-    floor = step_cost(name, len(frames.store.speakers)).flops / gflops / 1e9
-    most = str(counts[-1])
+    side_by_side = {str(n): _best(_side_by_side(v, frames, n), device, steps) for n in counts if n > 1}
+    bf16 = precision(device) != torch.float32
+    compiled = _compiled(v, frames, steps)
+    per_model = compiled["step"] / _FOLDS
+    floor = replace(step_cost(name, len(frames.store.speakers)), bf16=bf16).floor(ceilings)
     return {
         "stock_eager": stock,
         "ours_eager": eager,
         "together": together,  # number of models → seconds of a step of all of them
-        "model_steps_per_s": counts[-1] / together[most],
-        "stock_over_ours": stock / (together[most] / counts[-1]),
-        "share_of_floor": floor / (together[most] / counts[-1]),
+        "side_by_side": side_by_side,
+        "compiled": compiled,
+        "model_steps_per_s": 1 / per_model,
+        "stock_over_ours": stock / per_model,
+        "share_of_floor": floor / per_model,
         "gradient_difference": _difference(v, frames),
     }
 
 
-def _trainer(v: Variant, frames: Frames, models: int, capture: bool = True, first: int = 0) -> Trainer:
+def _compiled(v: Variant, frames: Frames, steps: int) -> dict[str, Any]:
+    """The folds of a variant together, compiled: seconds until the first step is done, and of each from then on.
+
+    Without dropout also how far the gradients of that step are from those of code that is not compiled, in the
+    precision of training.
+    """
+    plain = _trainer(v, frames, _FOLDS)
+    plain.train_step()
+    trainer = _trainer(v, frames, _FOLDS, compiled=True)
+    began = time.perf_counter()
+    trainer.train_step()
+    _wait_for(frames.device)
+    found: dict[str, Any] = {"models": _FOLDS, "seconds": time.perf_counter() - began}
+    if not v.dropout:
+        found["gradient_difference"] = _relative(_gradient(trainer), _gradient(plain))
+    return found | {"step": _best(trainer.train_step, frames.device, steps)}
+
+
+def _gradient(trainer: Trainer) -> torch.Tensor:
+    """Of the last step, (models, parameters), fp32."""
+    assert trainer.group.weights.grad is not None
+    return trainer.group.weights.grad.float()
+
+
+def _relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest relative difference of a model."""
+    return float(((ours - theirs).norm(dim=1) / theirs.norm(dim=1)).max())
+
+
+def _trainer(
+    v: Variant, frames: Frames, models: int, *, capture: bool = True, compiled: bool = False, first: int = 0
+) -> Trainer:
     seeds = list(range(first, first + models))
     rows = frames.store.train_rows
     samplers = [CropSampler(frames.store, rows, crop=v.crop, batch=v.batch, seed=seed) for seed in seeds]
-    return Trainer(v, frames, samplers, seeds, capture)
+    return Trainer(v, frames, samplers, seeds, capture=capture, compiled=compiled)
+
+
+def _side_by_side(v: Variant, frames: Frames, models: int) -> Callable[[], None]:
+    """A step of each of `models` models, trained alone on streams that may overlap: the other way to train many."""
+    trainers = [_trainer(v, frames, 1, first=m) for m in range(models)]
+    on_gpu = frames.device.type == "cuda"
+    streams = [torch.cuda.Stream(frames.device) if on_gpu else None for _ in trainers]
+
+    def step() -> None:
+        for trainer, stream in zip(trainers, streams, strict=True):
+            with torch.cuda.stream(stream):  # of None: nothing
+                trainer.train_step()
+
+    return step
 
 
 def _stock_step(name: str, frames: Frames) -> Callable[[], None]:
@@ -104,13 +170,11 @@ def _difference(v: Variant, frames: Frames) -> float:
         trainer = _trainer(v, frames, models, first=first)
         trainer.dtype, trainer.scale = torch.float32, None
         trainer.train_step()
-        assert trainer.group.weights.grad is not None
-        gradients.append(trainer.group.weights.grad.float())
-    together, alone = gradients[0], torch.cat(gradients[1:])
-    return float(((together - alone).norm(dim=1) / alone.norm(dim=1)).max())
+        gradients.append(_gradient(trainer))
+    return _relative(gradients[0], torch.cat(gradients[1:]))
 
 
-def _best(step: Callable[[], None], device: torch.device, steps: int) -> float:
+def _best(step: Callable[[], object], device: torch.device, steps: int) -> float:
     """Seconds of a step: the best round, after one that captures and warms up."""
     rounds = []
     for _ in range(1 + _ROUNDS):
@@ -131,14 +195,19 @@ def _wait_for(device: torch.device) -> None:
 def lines(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
     counts = list(next(iter(found["variants"].values()))["together"])
-    head = ["", "stock, eager", "ours, eager", *(f"captured, {n}" for n in counts), "model-steps/s", "share of floor"]
+    ways = ["stock, eager", "ours, eager", *(f"stacked, {n}" for n in counts)]
+    ways += [f"side by side, {n}" for n in counts if n != "1"]
+    head = ["", *ways, f"compiled, {_FOLDS}", "model-steps/s", "share of floor", "stock / ours"]
     rows = [head, ["---"] * len(head)]
     for name, figures in found["variants"].items():
         times = [figures["stock_eager"], figures["ours_eager"], *figures["together"].values()]
+        times += [*figures["side_by_side"].values(), figures["compiled"]["step"]]
         cells = [f"{1e3 * seconds:.2f} ms" for seconds in times]
-        rows.append([name, *cells, f"{figures['model_steps_per_s']:,.0f}", f"{figures['share_of_floor']:.0%}"])
+        cells += [f"{figures['model_steps_per_s']:,.0f}", f"{figures['share_of_floor']:.0%}"]
+        rows.append([name, *cells, f"{figures['stock_over_ours']:.1f}"])
     projected = found["projected"]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + (
         f"\n\n{projected['models']} models × {projected['steps']:,} steps: {projected['training_minutes']:.1f} minutes "
-        "of training steps (the time of a step does not depend on the number of utterances)."
+        f"of training steps and {projected['compiling_minutes']:.1f} of compiling (the time of a step does not depend "
+        "on the number of utterances)."
     )

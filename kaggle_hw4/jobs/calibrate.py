@@ -20,9 +20,10 @@ _USABLE = 0.85  # of a GPU's free memory: fragments, and whole utterances in pre
 class Cost:
     """`together` models train at once and take `step` seconds a step; each has `parameters`."""
 
-    step: float
+    step: float  # not compiled, which takes too long to be tried
     together: int
     parameters: int
+    compiles: bool = False  # a GPU, whose steps are compiled where that pays
 
 
 def measure(variant: Variant, store: Store, device: torch.device, wanted: int, sharing: int = 1) -> Cost:
@@ -62,7 +63,7 @@ def _timed(trainer: Trainer) -> Cost:
         trainer.train_step()
     _wait_for(trainer.device)
     seconds = (time.perf_counter() - began) / steps
-    return Cost(seconds, len(trainer.seeds), trainer.group.weights.shape[1])
+    return Cost(seconds, len(trainer.seeds), trainer.group.weights.shape[1], trainer.device.type == "cuda")
 
 
 def _fitting(variant: Variant, frames: Frames, sharing: int) -> int:
@@ -80,7 +81,7 @@ def _fitting(variant: Variant, frames: Frames, sharing: int) -> int:
 def _trainer(variant: Variant, frames: Frames, models: int, capture: bool = True) -> Trainer:
     rows, seeds = frames.store.train_rows, list(range(models))
     samplers = [CropSampler(frames.store, rows, crop=variant.crop, batch=variant.batch, seed=seed) for seed in seeds]
-    return Trainer(variant, frames, samplers, seeds, capture)
+    return Trainer(variant, frames, samplers, seeds, capture=capture, compiled=False)
 
 
 def _wait_for(device: torch.device) -> None:

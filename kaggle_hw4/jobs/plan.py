@@ -14,6 +14,7 @@ from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.calibrate import Cost, measure
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, check_identity, identity, run_of
+from kaggle_hw4.training.capture import COMPILED_SHARE, worth_compiling
 from kaggle_hw4.training.schedules import mean_crop, validation_steps
 from kaggle_hw4.workspace import Workspace
 
@@ -192,4 +193,6 @@ def job_seconds(job: Job, done: int, cost: Cost, store: Store, folds: Folds) -> 
     predicted = (looks + 1) * held_out + int(store.lengths[store.test_rows].sum())
     v, measured = job.variant, fmean(job.variant.crop_lengths)
     steps = (v.steps - done) * mean_crop(v) / measured
+    if cost.compiles and worth_compiling(v, cost.together):
+        steps *= COMPILED_SHARE
     return cost.step / cost.together * (steps + predicted / (v.batch * measured) / 3)

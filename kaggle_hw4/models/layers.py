@@ -1,6 +1,8 @@
 """The layers of our encoders. Everywhere `x` is (batch, time, d) and `mask` is (batch, time), True where a
 frame is real, or None when all are: no layer lets a padded frame reach a real one."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +14,7 @@ ATTENTION_PAIRS = 4_000_000
 class Dropout(nn.Dropout):
     """`nn.Dropout` from 16-bit draws: on CPU stock dropout is a serial draw per element, a quarter of a step."""
 
-    stacked = False  # under vmap, which has no rule for it
+    stacked = False  # under vmap, which has no rule for it: set by training/group.py
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
@@ -64,23 +66,45 @@ class SelfAttention(nn.Module):
 class FrameBatchNorm(nn.BatchNorm1d):
     """Batch normalisation of (batch, time, d) whose statistics are those of the real frames only."""
 
-    running_mean: Tensor
-    running_var: Tensor
-    momentum: float
+    stacked = False  # under vmap, whose rule wants all tensors of one type on a GPU: set by training/group.py
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        if mask is None or not self.training:
-            return super().forward(x.flatten(0, 1)).view_as(x)
-        # In sums over all frames, not x[mask], whose shape depends on values: a GPU would have to wait for it.
-        frames, real = x.flatten(0, 1), mask.flatten().to(x.dtype)
-        n = real.sum()
-        mean = (real @ frames) / n
-        centred = frames - mean
-        var = (real @ centred.square()) / n
-        with torch.no_grad():
-            for running, now in ((self.running_mean, mean), (self.running_var, var * n / (n - 1))):
-                running.mul_(1 - self.momentum).add_(now, alpha=self.momentum)
-        return torch.addcmul(self.bias, centred, (var + self.eps).rsqrt() * self.weight).view_as(x)
+        frames = x.flatten(0, 1)
+        if not self.training or (mask is None and not self.stacked):
+            return super().forward(frames).view_as(x)
+        return normalised(frames, (0,), None if mask is None else mask.view(-1, 1), self).view_as(x)
+
+
+def normalised(x: Tensor, dims: tuple[int, ...], mask: Tensor | None, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
+    """x normalised as `norm` does in training, over `dims`, by the statistics of where `mask` is True.
+
+    In sums over all, not x[mask], whose shape depends on values: a GPU would have to wait for it. And in fp32,
+    whatever x is in: bf16 counts 4,071 frames as 4,064.
+    """
+    momentum = norm.momentum
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert momentum is not None
+    wide = x.to(norm.running_mean.dtype)
+    count = math.prod(x.shape[dim] for dim in dims)
+    n: Tensor | int
+    if mask is None:
+        n = count
+        var, mean = torch.var_mean(wide, dims, correction=0, keepdim=True)
+        centred = wide - mean
+    else:
+        real = mask.to(wide.dtype)
+        n = real.sum() * (count // mask.numel())
+        mean = (wide * real).sum(dims, keepdim=True) / n
+        centred = wide - mean
+        var = (centred.square() * real).sum(dims, keepdim=True) / n
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        for running, now in ((norm.running_mean, mean), (norm.running_var, var * (n / (n - 1)))):
+            running.mul_(1 - momentum).add_(now.flatten(), alpha=momentum)
+    gain = (var + norm.eps).rsqrt() * norm.weight.view_as(mean)
+    return torch.addcmul(norm.bias.view_as(mean), centred, gain).to(x.dtype)
 
 
 class DepthwiseConv(nn.Module):

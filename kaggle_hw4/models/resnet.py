@@ -6,6 +6,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from kaggle_hw4.models.layers import normalised
 from kaggle_hw4.recipe import Variant
 
 
@@ -30,25 +31,14 @@ class Masks:
 class MapBatchNorm(nn.BatchNorm2d):
     """Batch normalisation of (batch, channels, time, mels) whose statistics are those of the real frames only."""
 
-    running_mean: Tensor
-    running_var: Tensor
-    momentum: float
     masks: Masks
+    stacked = False  # as in FrameBatchNorm
 
     def forward(self, x: Tensor) -> Tensor:
         mask = self.masks.of(x)
-        if mask is None or not self.training:
+        if not self.training or (mask is None and not self.stacked):
             return super().forward(x)
-        real = mask.to(x.dtype)
-        n = real.sum() * x.shape[3]
-        mean = (x * real).sum((0, 2, 3)) / n
-        centred = x - mean[:, None, None]
-        var = (centred.square() * real).sum((0, 2, 3)) / n
-        with torch.no_grad():
-            for running, now in ((self.running_mean, mean), (self.running_var, var * n / (n - 1))):
-                running.mul_(1 - self.momentum).add_(now, alpha=self.momentum)
-        gain = (var + self.eps).rsqrt() * self.weight
-        return centred * gain[:, None, None] + self.bias[:, None, None]
+        return normalised(x, (0, 2, 3), mask, self)
 
 
 class ResNet(nn.Module):

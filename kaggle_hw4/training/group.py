@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from kaggle_hw4.models.classifier import SpeakerClassifier
-from kaggle_hw4.models.layers import Dropout
+from kaggle_hw4.models.layers import SelfAttention
 from kaggle_hw4.recipe import Variant
 
 
@@ -24,9 +24,13 @@ class Group:
             models.append(SpeakerClassifier(variant, n_speakers))
         self._new: Callable[[], SpeakerClassifier] = lambda: SpeakerClassifier(variant, n_speakers)
         self._skeleton = models[0].to(device)  # its code runs on the tensors below, never on its own
-        for module in self._skeleton.modules():
-            if isinstance(module, Dropout):
+        self._products: set[str] = set()  # weights of what autocast computes in bf16 or fp16
+        for path, module in self._skeleton.named_modules():
+            if hasattr(module, "stacked"):
                 module.stacked = len(seeds) > 1
+            # Not the projection's: what it gives is added to all along the layers.
+            if isinstance(module, nn.Linear | SelfAttention) and path != "projection":
+                self._products |= {f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)}
         self._layout = [(name, parameter.shape) for name, parameter in self._skeleton.named_parameters()]
         rows = [torch.cat([parameter.detach().flatten() for parameter in model.parameters()]) for model in models]
         self.weights = nn.Parameter(torch.stack([row.to(device) for row in rows]))
@@ -50,6 +54,11 @@ class Group:
             answer: Tensor = functional_call(self._skeleton, tensors, (x, lengths))
             return answer
 
+        if torch.is_autocast_enabled(x.device.type):
+            # Under vmap a linear layer is a product and a sum, and autocast leaves the bias in fp32: the sum, and all
+            # that is made of it, would be in fp32 too, and twice as large.
+            low = self._named(self.weights.to(torch.get_autocast_dtype(x.device.type)))
+            weights |= {name: low[name] for name in self._products}
         in_dims = (0, 0, None if lengths is None else 0)
         stacked: Tensor = vmap(one, in_dims, randomness="different")(weights | self.buffers, x, lengths)
         return stacked

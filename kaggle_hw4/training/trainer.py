@@ -15,7 +15,9 @@ from kaggle_hw4.data.saved import load_saved
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.recipe import Variant
+from kaggle_hw4.terminal import say
 from kaggle_hw4.training import augmentation
+from kaggle_hw4.training.capture import Graphs, Kind, worth_compiling
 from kaggle_hw4.training.group import Group
 from kaggle_hw4.training.losses import losses as losses_of
 from kaggle_hw4.training.precision import LossScale, precision
@@ -40,11 +42,18 @@ class Trainer:
 
     Model m starts from `seeds[m]` and sees the batches of `samplers[m]`; no model can tell whether it
     is trained alone or with others, but for rounding and the draws of dropout. On a GPU each step is one
-    captured graph: launched one by one its thousand small kernels keep the GPU waiting.
+    captured graph (training/capture.py), of compiled code where that pays, or as `compiled` says.
     """
 
     def __init__(
-        self, variant: Variant, frames: Frames, samplers: Sequence[CropSampler], seeds: list[int], capture: bool = True
+        self,
+        variant: Variant,
+        frames: Frames,
+        samplers: Sequence[CropSampler],
+        seeds: list[int],
+        *,
+        capture: bool = True,
+        compiled: bool | None = None,
     ) -> None:
         self.variant, self.frames, self.samplers, self.seeds = variant, frames, list(samplers), seeds
         device = self.device = frames.device
@@ -74,9 +83,13 @@ class Trainer:
         self._augmentation = augmentation.Augmentation(variant, device) if augmentation.augments(variant) else None
         self._draws = torch.zeros(len(seeds), variant.batch, augmentation.COLUMNS, device=device)
         self._planned = range(0)
-        self._capture = capture and on_gpu
-        self._graphs: dict[tuple[int, bool], torch.cuda.CUDAGraph] = {}  # by length of the crops, and padded or not
-        self._pool = torch.cuda.graph_pool_handle() if self._capture else None
+        self._graphs = Graphs(self._compute, self._tensors, device) if capture and on_gpu else None
+        self._forward: Callable[..., Tensor] = self.group
+        wanted = worth_compiling(variant, len(seeds)) if compiled is None else compiled
+        self.compiled = wanted and self._graphs is not None
+        if self.compiled:
+            torch.compiler.reset()  # it refuses to compile the same code for a ninth group
+            self._forward = torch.compile(self.group.__call__, dynamic=False)
 
     def train_step(self) -> None:
         """One optimiser step of every model on its batch of this step; adds to `losses`. Nothing waits for the GPU."""
@@ -88,13 +101,24 @@ class Trainer:
         if self._augmentation:
             self._draws.copy_(self._draw_table[place])
         kind = int(self._crops[place]), bool(self._padded[place])
-        if not self._capture:
+        if self._graphs is None:
             self._compute(*kind)
         else:
-            if kind not in self._graphs:
-                self._graphs[kind] = self._captured(*kind)
-            self._graphs[kind].replay()
+            self._replay(kind, self._graphs)
         self.step += 1
+
+    def _replay(self, kind: Kind, graphs: Graphs) -> None:
+        """The step as a graph; of what is not compiled, where the compiler fails."""
+        try:
+            graphs.step(kind)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a compiler raises, as where the machine has none for C
+            if not self.compiled:
+                raise
+            say(f"The steps are not compiled, and take twice as long: {str(error).splitlines()[0]}")
+            self.compiled, self._forward = False, self.group
+            graphs.step(kind)
 
     def _plan(self) -> None:
         """Draw the batches of the next steps and send them to the device, with the rates."""
@@ -115,7 +139,8 @@ class Trainer:
             ]
         )
         short = (table[:, 1] < torch.from_numpy(self._crops)[:, None, None]).flatten(1).any(1)
-        self._padded = short.numpy() & (not v.start_over)
+        padded = short.numpy() & (not v.start_over)
+        self._padded = padded | (self.compiled and not v.start_over)  # one kind: each is compiled by itself
         self._batches, self._rate_table = table.to(self.device), rates.to(self.device)
         if self._augmentation:
             draws = [augmentation.draw(v, seed, self._planned) for seed in self.seeds]
@@ -131,7 +156,7 @@ class Trainer:
             x, share = self._augmentation(x, real, self._draws)
         weights = self.group.weights
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
-            logits = self.group(x, real)
+            logits = self._forward(x, real)
         losses = losses_of(logits, labels, share, self._rates[2], self.variant)
         self.optimizer.zero_grad()
         (losses if self.scale is None else self.scale.apply(losses)).sum().backward()
@@ -149,25 +174,6 @@ class Trainer:
                 if buffer.is_floating_point():
                     self.average_buffers[name].lerp_(buffer, weight)
             self.losses += losses
-
-    def _captured(self, crop: int, padded: bool) -> torch.cuda.CUDAGraph:
-        """The step as a graph. Warming up takes real steps, which are undone."""
-        before = [tensor.clone() for tensor in self._tensors()]
-        random_state = torch.cuda.get_rng_state(self.device)
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._compute(crop, padded)
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            self._compute(crop, padded)
-        with torch.no_grad():
-            for tensor, value in zip(self._tensors(), before, strict=True):
-                tensor.copy_(value)
-        torch.cuda.set_rng_state(random_state, self.device)
-        return graph
 
     def _tensors(self) -> list[Tensor]:
         """All that a step changes."""
