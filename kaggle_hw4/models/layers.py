@@ -91,13 +91,12 @@ def normalised(x: Tensor, dims: tuple[int, ...], mask: Tensor | None, norm: nn.B
     n: Tensor | int
     if mask is None:
         n = count
-        var, mean = torch.var_mean(wide, dims, correction=0, keepdim=True)
-        centred = wide - mean
+        centred = wide - (mean := wide.mean(dims, keepdim=True))
+        var = centred.square().mean(dims, keepdim=True)
     else:
         real = mask.to(wide.dtype)
         n = real.sum() * (count // mask.numel())
-        mean = (wide * real).sum(dims, keepdim=True) / n
-        centred = wide - mean
+        centred = wide - (mean := (wide * real).sum(dims, keepdim=True) / n)
         var = (centred.square() * real).sum(dims, keepdim=True) / n
     with torch.no_grad():
         norm.num_batches_tracked += 1
@@ -125,10 +124,10 @@ class DepthwiseConv(nn.Module):
         d, _, kernel = self.weight.shape
         image = x.transpose(1, 2).unsqueeze(2)  # (batch, d, 1, time), in memory still time-major
         # Not in bf16 or fp16 on CPU: oneDNN 3.10's never returns for some shapes (16 features, 50 frames).
-        on_cpu = x.device.type == "cpu"
+        dtype = self.weight.dtype if x.device.type == "cpu" else x.dtype
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)  # under vmap autocast forgets the bias
         with torch.autocast("cpu", enabled=False):
-            image = image.to(self.weight) if on_cpu else image
-            y = F.conv2d(image, self.weight.unsqueeze(2), self.bias, padding=(0, kernel // 2), groups=d)
+            y = F.conv2d(image.to(dtype), weight.unsqueeze(2), bias, padding=(0, kernel // 2), groups=d)
         return y.squeeze(2).transpose(1, 2)
 
 
