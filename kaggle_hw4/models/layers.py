@@ -1,8 +1,6 @@
 """The layers of our encoders. Everywhere `x` is (batch, time, d) and `mask` is (batch, time), True where a
 frame is real, or None when all are: no layer lets a padded frame reach a real one."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -87,7 +85,7 @@ def normalised(x: Tensor, dims: tuple[int, ...], mask: Tensor | None, norm: nn.B
     assert norm.num_batches_tracked is not None
     assert momentum is not None
     wide = x.to(norm.running_mean.dtype)
-    count = math.prod(x.shape[dim] for dim in dims)
+    count = x.numel() // norm.num_features
     n: Tensor | int
     if mask is None:
         n = count
@@ -99,7 +97,7 @@ def normalised(x: Tensor, dims: tuple[int, ...], mask: Tensor | None, norm: nn.B
         centred = wide - (mean := (wide * real).sum(dims, keepdim=True) / n)
         var = (centred.square() * real).sum(dims, keepdim=True) / n
     with torch.no_grad():
-        norm.num_batches_tracked += 1
+        norm.num_batches_tracked.add_(1)
         for running, now in ((norm.running_mean, mean), (norm.running_var, var * (n / (n - 1)))):
             running.mul_(1 - momentum).add_(now.flatten(), alpha=momentum)
     gain = (var + norm.eps).rsqrt() * norm.weight.view_as(mean)

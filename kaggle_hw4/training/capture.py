@@ -10,7 +10,7 @@ from kaggle_hw4.recipe import Variant
 # Compiled, a step of ten conformers takes 5.2 ms instead of 11.6 on an H100, of ten transformers 2.8 instead of 6.1,
 # but compiling took 60 and 27 s: as long as so many steps of a model save.
 _WORTH_COMPILING = 100_000
-COMPILED_SHARE = 0.45  # of the time of a step that is not compiled
+COMPILED_SHARE = 0.5  # of the time of a step that is not compiled
 
 Kind = tuple[int, bool]  # length of the crops in frames; whether some are padded
 

@@ -1,4 +1,4 @@
-"""What a GPU would refuse, found without one: a step's forward pass on tensors that only say where they are."""
+"""What a GPU would refuse or do slowly, found without one: types that do not fit, code that does not compile."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ NAMES = ("sample", "transformer-full", "conformer-full", *variants.SETS["best"])
 @pytest.mark.parametrize("padded", [True, False])
 @pytest.mark.parametrize("name", NAMES)
 def test_types_fit_on_a_gpu(name: str, padded: bool, models: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Autocast, vmap and convolutions there want other types than on a CPU: all of it in the types of training."""
+    """A step's forward pass in its types there, on tensors that only say where they are."""
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     group = Group(replace(variants.variant(name), dropout=0.1), 7, list(range(models)), torch.device("cpu"))
@@ -31,3 +31,15 @@ def test_types_fit_on_a_gpu(name: str, padded: bool, models: int, monkeypatch: p
             logits = group(x, lengths if padded else None)
     assert logits.shape == (models, 4, 7)
     assert logits.device.type == "cuda"
+
+
+@pytest.mark.parametrize("name", ["transformer-full", "conformer-full", "ecapa"])
+def test_a_group_compiles_as_one_graph(name: str) -> None:
+    """Where the compiler would break off it goes on uncompiled, and silently: on an H200 at nearly no gain."""
+    group = Group(replace(variants.variant(name), layers=1, dropout=0.0), 7, [0, 1], torch.device("cpu"))
+    torch.compiler.reset()
+    forward = torch.compile(group.__call__, dynamic=False, fullgraph=True, backend="aot_eager")
+    x, lengths = torch.randn(2, 4, 50, 40), torch.tensor([[50, 30, 20, 50]] * 2)
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        compiled, plain = forward(x, lengths), group(x, lengths)
+    torch.testing.assert_close(compiled, plain)
