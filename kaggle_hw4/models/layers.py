@@ -123,6 +123,7 @@ class DepthwiseConv(nn.Module):
         image = x.transpose(1, 2).unsqueeze(2)  # (batch, d, 1, time), in memory still time-major
         # Not in bf16 or fp16 on CPU: oneDNN 3.10's never returns for some shapes (16 features, 50 frames).
         dtype = self.weight.dtype if x.device.type == "cpu" else x.dtype
+        assert self.bias is not None
         weight, bias = self.weight.to(dtype), self.bias.to(dtype)  # under vmap autocast forgets the bias
         with torch.autocast("cpu", enabled=False):
             y = F.conv2d(image.to(dtype), weight.unsqueeze(2), bias, padding=(0, kernel // 2), groups=d)
