@@ -2,9 +2,10 @@
 
     python -m benchmarks.paired --root DIR [--variant NAME] [--steps N] [--seeds 3] --output FILE.json
 
-For every fold and seed both sides train on the same crops in the same order from the same weights, in
-fp32, without averaging the weights, and name the held-out utterances whole, one at a time. Only the
-draws of dropout and the rounding differ. Pairs that FILE already holds are not trained again.
+For every fold and seed both sides train on the same crops in the same order from the same weights, ours in
+the precision that training takes on this machine and the stock layers in fp32, without averaging the weights,
+and name the held-out utterances whole. Only the draws of dropout and the rounding differ. Pairs that FILE
+already holds are not trained again.
 """
 
 import json
