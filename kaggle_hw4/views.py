@@ -60,6 +60,8 @@ def plan_lines(plan: "Plan", device: "torch.device") -> str:
     how = f"{plan.workers} at a time" if plan.workers > 1 else "one at a time"
     if together > 1:
         how = f"up to {together} models as one" + (f", {how}" if plan.workers > 1 else "")
+    if plan.compiled:
+        how += f", compiled first ({', '.join(plan.compiled)})"
     lines.append(f"On {device}, {how}: about {duration(plan.seconds)}; {size(plan.disk)} of disk.")
     return "\n".join(lines)
 

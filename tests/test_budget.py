@@ -18,6 +18,7 @@ from kaggle_hw4.jobs.plan import Plan, PlannedJob, job_seconds, make_plan
 from kaggle_hw4.jobs.work import work
 from kaggle_hw4.runs import Job
 from kaggle_hw4.variants import Variant, expand, variant
+from kaggle_hw4.views import plan_lines
 from kaggle_hw4.workspace import Workspace, write_json
 
 VARIANTS = {name: replace(variant(name), batch=2, crop=8) for name in expand(["default"])}
@@ -148,6 +149,18 @@ def test_on_a_gpu_jobs_of_a_variant_go_together_in_equal_parts() -> None:
     assert all(len({p.job.name for p in group}) == 1 for group in plan.groups)
     alone = Plan(planned(*jobs), 1, 0, dict.fromkeys(VARIANTS, 1))
     assert [p.job for (p,) in alone.groups] == jobs
+
+
+def test_long_trainings_are_compiled_on_a_gpu_and_take_half_as_long(data: tuple[Store, Folds]) -> None:
+    store, folds = data
+    long, short = (Job(name, replace(variant("sample"), steps=n), 0, 0) for name, n in (("a", 100_000), ("b", 99_999)))
+    gpu, cpu = (Plan(planned(long, short), 1, 0, {"a": 1, "b": 1}, compiles) for compiles in (True, False))
+    assert gpu.compiled == ["a"]
+    assert cpu.compiled == []
+    assert "compiled first (a)" in plan_lines(gpu, torch.device("cuda"))
+    assert "compiled" not in plan_lines(cpu, torch.device("cpu"))
+    seconds = [job_seconds(job, 0, Cost(0.1, 1, 1000, True), store, folds) for job in (long, short)]
+    assert seconds[0] == pytest.approx(seconds[1] / 2, rel=0.01)
 
 
 def test_out_of_memory_halves_the_group(data: tuple[Store, Folds], monkeypatch: pytest.MonkeyPatch) -> None:

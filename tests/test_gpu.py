@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from jobs_done import Session, small, trainer_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kaggle_hw4 import variants
+from kaggle_hw4.training.capture import Kind
 from kaggle_hw4.training.group import Group
+from kaggle_hw4.training.trainer import Trainer
 
 NAMES = ("sample", "transformer-full", "conformer-full", *variants.SETS["best"])
 
@@ -43,3 +46,31 @@ def test_a_group_compiles_as_one_graph(name: str) -> None:
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         compiled, plain = forward(x, lengths), group(x, lengths)
     torch.testing.assert_close(compiled, plain)
+
+
+class Breaking:
+    """Graphs of a step that can be made uncompiled only."""
+
+    def __init__(self, trainer: Trainer, error: Exception) -> None:
+        self.trainer, self.error = trainer, error
+
+    def step(self, kind: Kind) -> None:
+        if self.trainer.compiled:
+            raise self.error
+        self.trainer._compute(*kind)
+
+
+def test_where_the_compiler_fails_training_goes_on_without(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, broken, crowded = (trainer_of(session, small("sample", dropout=0.0), [0]) for _ in range(3))
+    broken.compiled = crowded.compiled = True
+    broken._graphs = Breaking(broken, RuntimeError("no C compiler\nat all"))  # type: ignore[assignment]
+    for trainer in (plain, broken):
+        trainer.train_step()
+    torch.testing.assert_close(plain.group.weights, broken.group.weights)
+    assert "not compiled" in (told := capsys.readouterr().err)
+    assert "no C compiler" in told
+    crowded._graphs = Breaking(crowded, torch.OutOfMemoryError("full"))  # type: ignore[assignment]
+    with pytest.raises(torch.OutOfMemoryError):  # fewer at once are the answer to that
+        crowded.train_step()

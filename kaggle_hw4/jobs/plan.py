@@ -37,13 +37,15 @@ class PlannedJob:
 class Plan:
     """All jobs asked for, in the order in which they are done. `disk` in bytes, still to be written.
 
-    `together` says of each variant how many of its jobs train at once in one worker.
+    `together` says of each variant how many of its jobs train at once in one worker; `compiles` whether
+    the device compiles their steps where that pays.
     """
 
     jobs: list[PlannedJob]
     workers: int
     disk: int
     together: dict[str, int]
+    compiles: bool = False
 
     @property
     def open(self) -> list[PlannedJob]:
@@ -61,6 +63,12 @@ class Plan:
             parts = max(-(-len(jobs) // size), min(len(jobs), -(-self.workers * len(jobs) // len(todo))))
             groups += [jobs[i * len(jobs) // parts : (i + 1) * len(jobs) // parts] for i in range(parts)]
         return groups
+
+    @property
+    def compiled(self) -> list[str]:
+        """The variants whose steps are compiled."""
+        long = [group[0].job for group in self.groups if worth_compiling(group[0].job.variant, len(group))]
+        return list(dict.fromkeys(job.name for job in long)) if self.compiles else []
 
     @property
     def seconds(self) -> float:
@@ -163,7 +171,8 @@ def make_plan(
     todo = [p.job for p in planned if not p.finished]
     rows = sum(len(folds.validation_rows(job.fold)) + len(store.test_rows) for job in todo)
     sizes = {job.name: costs(job.name, job.variant) for job in todo}
-    plan = Plan(planned, max(1, workers), 0, {name: cost.together for name, cost in sizes.items()})
+    together = {name: cost.together for name, cost in sizes.items()}
+    plan = Plan(planned, max(1, workers), 0, together, any(cost.compiles for cost in sizes.values()))
     # Of each job its weights, and of each at work a checkpoint (weights, average, two moments), written beside
     # the one before.
     workers = max(1, min(workers, len(plan.groups)))
