@@ -67,8 +67,9 @@ def test_where_the_compiler_fails_training_goes_on_without(
     broken.compiled = crowded.compiled = True
     broken._graphs = Breaking(broken, RuntimeError("no C compiler\nat all"))  # type: ignore[assignment]
     for trainer in (plain, broken):
+        trainer.dtype = torch.float32
         trainer.train_step()
-    torch.testing.assert_close(plain.group.weights, broken.group.weights)
+    torch.testing.assert_close(plain.losses, broken.losses)  # padded, for one graph to do for all; no other function
     assert "not compiled" in (told := capsys.readouterr().err)
     assert "no C compiler" in told
     crowded._graphs = Breaking(crowded, torch.OutOfMemoryError("full"))  # type: ignore[assignment]
