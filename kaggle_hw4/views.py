@@ -3,7 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from kaggle_hw4.competition import Competition
 from kaggle_hw4.ledger import Row
@@ -30,15 +33,16 @@ def score_text(value: float | None) -> str:
 
 
 def variants_table(rows: list[dict[str, Any]]) -> Table:
-    """The registry with its published scores."""
+    """The registry with its published scores: the name of each variant over what it is."""
     scores = ("val", "private", "public")
-    table = table_of("variant", "recipe", *scores, "in", right=scores)
-    table.columns[0].no_wrap = True
+    table = table_of("variant", *scores, "in", right=scores)
+    table.caption = "As published: val on 128-frame crops, private and public on the leaderboard."
+    table.caption_justify = "left"
     for row in rows:
         places = ([f"rung {row['rung']}"] if row["rung"] else []) + row["sets"]
         val = "" if row["val"] is None else f"{row['val']:.4f}"
-        shown = (val, score_text(row["private"]), score_text(row["public"]))
-        table.add_row(row["name"], row["description"], *shown, ", ".join(places))
+        what = Group(Text(row["name"], "bold"), Padding(Text(row["description"]), (0, 0, 0, 2)))
+        table.add_row(what, val, score_text(row["private"]), score_text(row["public"]), "\n".join(places))
     return table
 
 

@@ -1,7 +1,7 @@
 """Commands about submissions and scores: `ensemble`, `submit`, `board`, `diff`, `explain`."""
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from kaggle_hw4.workspace import Workspace
 
 
 class WithAdd(typer.core.TyperCommand):
-    """`--add` takes three values and may be repeated, which typer has no annotation for: a str stands for three."""
+    """`--add` takes three values and may be repeated, which typer has no annotation for."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -29,16 +29,19 @@ def ensemble(
     ] = None,
     weights: Annotated[str, typer.Option(help="Weights by hand: NAME=0.5,NAME=0.5.")] = "",
     add: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME OOF.npy TEST.npy", help="A member from elsewhere: logits in the index's order."),
+        list[Any] | None,  # with a parser: before 0.29 typer refuses Any, since then it makes a str of all three values
+        typer.Option(
+            metavar="NAME OOF.npy TEST.npy",
+            help="A member from elsewhere: logits in the index's order.",
+            parser=lambda value: value,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Blend members, say what the blend is honestly worth, and write submissions/<name>.csv."""
     from kaggle_hw4.score_views import ensemble_table
 
-    triples = cast("list[tuple[str, str, str]]", add or [])
-    added = [(name, Path(oof), Path(test)) for name, oof, test in triples]
+    added = [(name, Path(oof), Path(test)) for name, oof, test in add or []]
     made = verbs.blend(ctx.obj, names or [], method=method, weights=weights, added=added)
     emit(as_json, made.summary(), lambda: ensemble_table(made))
     next_command(ctx, f"submit {made.name}")
