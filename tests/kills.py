@@ -54,6 +54,7 @@ def started(root: Path, command: list[str]) -> int:
     """Start a command in a process group of its own; gives its process id."""
     pid = os.fork()
     if pid:
+        os.setpgid(pid, pid)  # as the child does: whoever comes first, a kill finds the group
         return pid
     os.setpgid(0, 0)
     code = 1
