@@ -116,7 +116,8 @@ class Trainer:
         except Exception as error:  # whatever a compiler raises, as where the machine has none for C
             if not self.compiled:
                 raise
-            say(f"The steps are not compiled, and take twice as long: {str(error).splitlines()[0]}")
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            say(f"The steps are not compiled, and take twice as long: {reason}")
             self.compiled, self._forward = False, self.group
             graphs.step(kind)
 
