@@ -11,7 +11,7 @@ already holds are not trained again.
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,10 +23,13 @@ from benchmarks import run_command
 from benchmarks.reference import StockClassifier, predict_each
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.store import Store, open_store
+from kaggle_hw4.errors import UsageError
 from kaggle_hw4.folds import Folds, load_folds
 from kaggle_hw4.inference import accuracy, predict
 from kaggle_hw4.models.layers import from_torchaudio
 from kaggle_hw4.runs import Job, with_steps
+from kaggle_hw4.training.artefacts import hardware
+from kaggle_hw4.training.precision import precision
 from kaggle_hw4.training.schedules import learning_rate
 from kaggle_hw4.training.trainer import Trainer
 from kaggle_hw4.variants import Variant, variant
@@ -46,7 +49,11 @@ def main(
     workspace = Workspace(root.resolve())
     store = open_store(workspace.store)
     folds = load_folds(store, workspace.folds_file)
-    done = json.loads(output.read_text())["pairs"] if output.exists() else []
+    settings = {"variant": name, "steps": steps, "precision": str(precision(CPU)).removeprefix("torch.")}
+    before: dict[str, Any] = json.loads(output.read_text()) if output.exists() else settings
+    if {key: before.get(key) for key in settings} != settings:
+        raise UsageError(f"{output} has pairs of another variant, length or precision", "Give another --output.")
+    done = before.get("pairs", [])
     known = {(pair["seed"], pair["fold"]) for pair in done}
     v = replace(with_steps(variant(name), steps), ema=0.0)
     for fold in range(folds.k):  # the seeds within: a run ended early has all of them
@@ -55,7 +62,7 @@ def main(
                 continue
             job = Job(name, v, seed, fold)
             done.append({"seed": seed, "fold": fold} | _pair(job, store, folds))
-            write_json(output, {"variant": name, "steps": steps, "pairs": done} | summary(done))
+            write_json(output, {**settings, "hardware": hardware(CPU), "pairs": done, **summary(done)})
             typer.echo(json.dumps(done[-1]))
 
 
