@@ -5,13 +5,14 @@
     python -m benchmarks.ablate --docs                 (writes the table from the figures)
 
 Run i trains on all folds but i, with seed i: base and change see the same crops in the same order, and
-name the same held-out utterances whole. One thread. Two changes are joined as `mixed-crops+noise`. Runs
-lie in DIR/ablations; what is done is not done again, and a run that was stopped goes on. Start the command
-twice to use two cores: they share the work.
+name the same held-out utterances whole. One thread. Two changes are joined as `mixed-crops+noise`. What a
+change costs is measured by itself: steps of both, taking turns (benchmarks/ablation_times.py). Runs lie in
+DIR/ablations; what is done is not done again, and a run that was stopped goes on. Start the command twice to
+use two cores: they share the work.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,7 @@ from scipy.optimize import minimize_scalar
 
 from benchmarks import run_command
 from benchmarks.ablation_rows import ROWS, changes, words
+from benchmarks.ablation_times import step_ratio
 from kaggle_hw4.data.store import Store, open_store
 from kaggle_hw4.errors import UsageError
 from kaggle_hw4.folds import Folds, load_folds
@@ -34,6 +36,7 @@ from kaggle_hw4.jobs.plan import choose_device
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, run_of, with_steps
 from kaggle_hw4.terminal import say
+from kaggle_hw4.training.artefacts import hardware
 from kaggle_hw4.training.session import do_jobs
 from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace, read_json, write_json, write_text
@@ -61,9 +64,10 @@ def main(
         screen(rows, root, steps, base, pairs, device, output)
     if docs:
         before, rest = _DOCS.read_text(encoding="utf-8").split(BEGIN)
-        write_text(_DOCS, before + BEGIN + table(load(output)) + END + rest.split(END)[1])
+        write_text(_DOCS, before + BEGIN + table(load(output), load(times_beside(output))) + END + rest.split(END)[1])
     elif rows:
-        print(table([figure for figure in load(output) if figure["row"] in ("base", *rows)]))
+        figures = [figure for figure in load(output) if figure["row"] in ("base", *rows)]
+        print(table(figures, load(times_beside(output))))
     else:
         print("\n".join(f"{row:22} {words(row, variant(base))}" for row in ROWS))
 
@@ -94,13 +98,14 @@ def screen(rows: list[str], root: Path | None, steps: int, base: str, pairs: int
     recipes = {row: with_steps(v, steps) for row, v in recipes.items()}
     for row, v in recipes.items():
         check_fits(row, v, store)
+    _measure_times(recipes, base, folds.training_rows(0), store, target, times_beside(output))
     done = {_key(figure) for figure in load(output)}
     for pair in range(pairs):  # pair by pair, so that an early stop leaves comparable work
         for row, v in recipes.items():
             name = {"base": base, "row": row, "steps": steps, "pair": pair, "data": store.hash}
             if _key(name) not in done:
                 figure = name | _train(ours, row, base, v, pair, store, folds, target)
-                _add(output, figure)
+                _add(output, figure, _key)
                 say(f"{row} {pair}: accuracy {figure['accuracy']:.4f}, {figure['seconds']:.0f} s")
 
 
@@ -128,6 +133,22 @@ def _train(
     }
 
 
+def _measure_times(
+    recipes: dict[str, Variant], base: str, train: np.ndarray, store: Store, device: torch.device, output: Path
+) -> None:
+    """Add to `output` what a step of each row takes, where it is not in it: lengths of training may differ in that."""
+    known = {_time_key(figure) for figure in load(output)}
+    for row, v in recipes.items():
+        name = {"base": base, "row": row, "steps": v.steps, "data": store.hash}
+        if row != "base" and _time_key(name) not in known:
+            measured = {"ratio": step_ratio(v, recipes["base"], store, train, device)}
+            _add(output, name | measured | {"hardware": hardware(device), "torch": torch.__version__}, _time_key)
+
+
+def times_beside(output: Path) -> Path:
+    return output.with_name(f"{output.stem}-times.json")
+
+
 def tempered(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """The temperature of least log loss, and that loss: heads with a margin are not calibrated otherwise."""
     fit = minimize_scalar(lambda t: log_loss(logits / np.float32(np.exp(t)), labels), bounds=(-4, 4), method="bounded")
@@ -138,22 +159,26 @@ def _key(figure: Figure) -> tuple[Any, ...]:
     return tuple(figure[part] for part in ("base", "row", "steps", "pair", "data"))
 
 
+def _time_key(figure: Figure) -> tuple[Any, ...]:
+    return tuple(figure[part] for part in ("base", "row", "steps", "data"))
+
+
 def load(path: Path) -> list[Figure]:
     figures: list[Figure] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     return figures
 
 
-def _add(path: Path, figure: Figure) -> None:
-    """Add a figure to those in `path`; another process may do the same at the same time."""
+def _add(path: Path, figure: Figure, key: Callable[[Figure], tuple[Any, ...]]) -> None:
+    """Add a figure to those in `path`, or put it in the place of its key; another process may do the same meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
-        others = [other for other in load(path) if _key(other) != _key(figure)]
+        others = [other for other in load(path) if key(other) != key(figure)]
         write_json(path, [*others, figure])
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Changed minus base, over the pairs: accuracy in points, log loss in nats, training time as a ratio."""
+    """Changed minus base, over the pairs: accuracy in points, log loss in nats; and a step's time as a ratio."""
 
     row: str
     changed: str
@@ -161,7 +186,7 @@ class Comparison:
     epochs: float
     accuracy: np.ndarray
     log_loss: np.ndarray
-    time: np.ndarray
+    time: float | None  # not measured
 
     @property
     def verdict(self) -> str:
@@ -179,9 +204,10 @@ class Comparison:
         return f"full length, n = {len(self.accuracy)}" if self.epochs >= _FULL_EPOCHS else "screened only"
 
 
-def compare(figures: Iterable[Figure]) -> list[Comparison]:
+def compare(figures: Iterable[Figure], times: Iterable[Figure] = ()) -> list[Comparison]:
     """Every row with at least two pairs, the longest trainings first and of these the best."""
     known = {_key(figure): figure for figure in figures}
+    ratios = {_time_key(figure): figure["ratio"] for figure in times}
     kinds = dict.fromkeys((f["base"], f["row"], f["steps"], f["data"]) for f in known.values() if f["row"] != "base")
     found = []
     for base, row, steps, data in kinds:
@@ -202,22 +228,23 @@ def compare(figures: Iterable[Figure]) -> list[Comparison]:
                 pairs[0][1]["epochs"],
                 np.array([100 * (ours["accuracy"] - base["accuracy"]) for ours, base in pairs]),
                 np.array([ours["log_loss"] - base["log_loss"] for ours, base in pairs]),
-                np.array([ours["seconds"] / base["seconds"] for ours, base in pairs]),
+                ratios.get((base, row, steps, data)),
             )
         )
     return sorted(found, key=lambda c: (-c.steps, -float(c.accuracy.mean())))
 
 
-def table(figures: list[Figure]) -> str:
+def table(figures: list[Figure], times: list[Figure]) -> str:
     """The comparisons, and the figures of the bases, as Markdown."""
     lines = [
-        "| change | fields | steps (epochs) | accuracy, points | log loss | time | verdict | standing |",
+        "| change | fields | steps (epochs) | accuracy, points | log loss | time of a step | verdict | standing |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for c in compare(figures):
+    for c in compare(figures, times):
+        time = "" if c.time is None else f"{c.time:.2f} ×"
         lines.append(
             f"| {c.row} | {c.changed} | {c.steps:,} ({c.epochs:.0f}) | {_spread(c.accuracy, '+.2f', '.2f')} | "
-            f"{_spread(c.log_loss, '+.3f', '.3f')} | {c.time.mean():.2f} × | {c.verdict} | {c.confirmed} |"
+            f"{_spread(c.log_loss, '+.3f', '.3f')} | {time} | {c.verdict} | {c.confirmed} |"
         )
     bases: dict[tuple[str, int], list[Figure]] = {}
     for figure in figures:

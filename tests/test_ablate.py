@@ -26,13 +26,13 @@ def test_every_row_changes_the_base(row: str) -> None:
     assert words(row, BASE)
 
 
-def figure(row: str, pair: int, accuracy: float, *, steps: int = 100, seconds: float = 10.0) -> ablate.Figure:
+def figure(row: str, pair: int, accuracy: float, *, steps: int = 100) -> ablate.Figure:
     v = BASE if row == "base" else replace(BASE, **changes(row))
     return {"base": "conformer-full", "row": row, "steps": steps, "pair": pair, "data": "d", "recipe": v.recipe()} | {
         "epochs": steps / 100,
         "accuracy": accuracy,
         "log_loss": 1 - accuracy,
-        "seconds": seconds,
+        "seconds": 10.0,
         "hardware": "a machine",
         "torch": "2",
     }
@@ -40,22 +40,23 @@ def figure(row: str, pair: int, accuracy: float, *, steps: int = 100, seconds: f
 
 def test_differences_are_those_of_pairs_and_verdicts_follow_from_them() -> None:
     base = [figure("base", i, accuracy) for i, accuracy in enumerate((0.70, 0.75, 0.80))]
-    gains = [figure("noise", i, accuracy, seconds=15.0) for i, accuracy in enumerate((0.72, 0.77, 0.821))]
+    gains = [figure("noise", i, accuracy) for i, accuracy in enumerate((0.72, 0.77, 0.821))]
     seems = [figure("gain", i, accuracy) for i, accuracy in enumerate((0.69, 0.70, 0.79))]
     mixed = [figure("mixup", i, accuracy) for i, accuracy in enumerate((0.69, 0.76, 0.80))]
     alone = [figure("dropout", 0, 0.9)]
-    found = {c.row: c for c in ablate.compare([*base, *gains, *seems, *mixed, *alone])}
+    timed = {"base": "conformer-full", "row": "noise", "steps": 100, "data": "d", "ratio": 1.5}
+    found = {c.row: c for c in ablate.compare([*base, *gains, *seems, *mixed, *alone], [timed, timed | {"steps": 200}])}
     assert set(found) == {"noise", "gain", "mixup"}
     np.testing.assert_allclose(found["noise"].accuracy, [2, 2, 2.1])
     np.testing.assert_allclose(found["noise"].log_loss, [-0.02, -0.02, -0.021])
-    assert found["noise"].time.mean() == pytest.approx(1.5)
+    assert (found["noise"].time, found["gain"].time) == (1.5, None)
     verdicts = [found[row].verdict for row in ("noise", "gain", "mixup")]
     assert verdicts == ["gains", "seems to lose", "no difference seen"]
     assert found["noise"].changed == "noise 0.3"
     assert found["noise"].confirmed == "screened only"
     full = [figure(row, i, 0.7 + i / 10, steps=4400) for row in ("base", "noise") for i in range(2)]
     assert [c.confirmed for c in ablate.compare(full)] == ["full length, n = 2"]
-    text = ablate.table([*base, *gains])
+    text = ablate.table([*base, *gains], [timed])
     assert "| noise | noise 0.3 | 100 (1) | +2.03 ± 0.06 | -0.020 ± 0.001 | 1.50 × | gains | screened only |" in text
     assert "accuracy 0.7500 ± 0.0500" in text
 
@@ -74,7 +75,11 @@ def test_rows_are_trained_once_and_go_on(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     assert figures[2]["recipe"]["gain"] == 3.0
     assert figures[2]["recipe"]["ema"] == 0.0
+    times = ablate.load(ablate.times_beside(output))
+    assert [(t["row"], t["steps"]) for t in times] == [("gain", 3), ("gain+no-average", 3)]
+    assert all(0.1 < t["ratio"] < 10 for t in times)
     monkeypatch.setattr(ablate, "_train", None)  # nothing is trained again
+    monkeypatch.setattr(ablate, "step_ratio", None)  # nor measured
     ablate.screen(*arguments)
     assert json.loads(output.read_text()) == figures
 
