@@ -25,15 +25,20 @@ def step_ratio(changed: Variant, base: Variant, store: Store, train: np.ndarray,
     for place in range(_PLACES):
         for trainer in trainers:
             trainer.step = place * trainer.variant.steps // _PLACES
-            trainer.train_step()  # uncounted: may plan the batches of hundreds of steps
+            _step(trainer)  # uncounted: may plan the batches of hundreds of steps
         for _ in range(_STEPS):
             for i, trainer in enumerate(trainers):
-                started = time.perf_counter()
-                trainer.train_step()
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                seconds[i] += time.perf_counter() - started
+                seconds[i] += _step(trainer)
     return float(seconds[0] / seconds[1])
+
+
+def _step(trainer: Trainer) -> float:
+    """The seconds of a step until it is done: on a GPU the next one's clock must not see the rest of it."""
+    started = time.perf_counter()
+    trainer.train_step()
+    if trainer.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
 
 
 def _trainer(v: Variant, frames: Frames, train: np.ndarray) -> Trainer:
