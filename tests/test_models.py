@@ -1,5 +1,7 @@
 """Every registered variant: padding changes nothing, and it can learn. Layers equal their stock counterparts."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -321,6 +323,22 @@ def test_what_cpus_train_stays_below_a_gflop_per_200_frames(name: str) -> None:
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         model_of(name).eval()(torch.zeros(1, 200, 40))
     assert counter.get_total_flops() <= 1e9
+
+
+EIGHT_CHANNELS = """
+from dataclasses import replace
+import torch
+from kaggle_hw4.models.classifier import SpeakerClassifier
+from kaggle_hw4.variants import variant
+model = SpeakerClassifier(replace(variant("resnet"), d_model=8), 50)
+for _ in range(8):
+    model(torch.randn(5, 250, 40)).square().mean().backward()
+"""
+
+
+def test_a_resnet_of_eight_channels_breaks_no_memory() -> None:
+    """oneDNN's strided convolutions of 1 x 1 did, and killed the process soon after."""
+    subprocess.run([sys.executable, "-c", EIGHT_CHANNELS], check=True, timeout=120)
 
 
 def test_no_backbone_asks_for_weights_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
