@@ -1,7 +1,7 @@
 """One change against a shared base, in pairs: the rows of docs/ablations.md.
 
     python -m benchmarks.ablate ROW [ROW …] --root DIR [--steps N] [--base VARIANT]
-    python -m benchmarks.ablate                        (lists the rows)
+    python -m benchmarks.ablate [--base VARIANT]       (lists the rows that change it)
     python -m benchmarks.ablate --docs                 (writes the table from the figures)
 
 Run i trains on all folds but i, with seed i: base and change see the same crops in the same order, and
@@ -69,7 +69,8 @@ def main(
         figures = [figure for figure in load(output) if figure["row"] in ("base", *rows)]
         print(table(figures, load(times_beside(output))))
     else:
-        print("\n".join(f"{row:22} {words(row, variant(base))}" for row in ROWS))
+        changed = {row: words(row, variant(base)) for row in ROWS}
+        print("\n".join(f"{row:22} {fields}" for row, fields in changed.items() if fields))
 
 
 def screen(rows: list[str], root: Path | None, steps: int, base: str, pairs: int, device: str, output: Path) -> None:
