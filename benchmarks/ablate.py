@@ -254,16 +254,14 @@ def table(figures: list[Figure], times: list[Figure]) -> str:
     for (base, steps), runs in sorted(bases.items()):
         accuracies, losses = (np.array([run[key] for run in runs]) for key in ("accuracy", "log_loss"))
         seconds = np.mean([run["seconds"] for run in runs])
-        spread = (
-            f"{_spread(accuracies, '.4f', '.4f')}, log loss {_spread(losses, '.3f', '.3f')}" if len(runs) > 1 else ""
-        )
+        spread = f"{_spread(accuracies, '.4f', '.4f')}, log loss {_spread(losses, '.3f', '.3f')}"
         hardware = ", ".join(sorted({f"{run['hardware']}, torch {run['torch']}" for run in runs}))
         lines.append(f"\nBase `{base}`, {steps:,} steps: accuracy {spread}, {seconds:.0f} s a run ({hardware}).")
     return "\n".join(lines)
 
 
 def _spread(values: np.ndarray, mean: str, sd: str) -> str:
-    return f"{values.mean():{mean}} ± {values.std(ddof=1):{sd}}"
+    return f"{values.mean():{mean}}" + (f" ± {values.std(ddof=1):{sd}}" if len(values) > 1 else " (one run)")
 
 
 if __name__ == "__main__":

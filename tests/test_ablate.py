@@ -60,6 +60,7 @@ def test_differences_are_those_of_pairs_and_verdicts_follow_from_them() -> None:
     text = ablate.table([*base, *gains], [timed])
     assert "| noise | noise 0.3 | 100 (1) | +2.03 ± 0.06 | -0.020 ± 0.001 | 1.50 × | gains | screened only |" in text
     assert "accuracy 0.7500 ± 0.0500" in text
+    assert "accuracy 0.7000 (one run), log loss 0.300 (one run), 10 s a run" in ablate.table(base[:1], [])
 
 
 def test_rows_are_trained_once_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
