@@ -202,7 +202,8 @@ class Comparison:
 
     @property
     def confirmed(self) -> str:
-        return f"full length, n = {len(self.accuracy)}" if self.epochs >= _FULL_EPOCHS else "screened only"
+        standing = "full length" if self.epochs >= _FULL_EPOCHS else "screened only"
+        return f"{standing}, n = {len(self.accuracy)}"
 
 
 def compare(figures: Iterable[Figure], times: Iterable[Figure] = ()) -> list[Comparison]:
