@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kaggle_hw4.archive_file import Expected, Progress
 from kaggle_hw4.errors import DataError, UnavailableError, UsageError
 from kaggle_hw4.kaggle_calls import Calls, check_no_page
 from kaggle_hw4.official_client import new_session
+from kaggle_hw4.terminal import say
 from kaggle_hw4.workspace import read_json, storage_errors, write_json
 
 _CHUNK = 2**18  # bytes
@@ -51,8 +53,14 @@ def _download(final: Path, ask: Callable[[], Any], calls: Calls, progress: Progr
     if archive_file.is_recorded(final):
         return final
     part = final.with_name(f"{final.name}.part")
-    if final.exists():
-        os.replace(final, part)  # put there by hand or changed since: believed only once verified
+    if final.exists():  # put there by hand or changed since: believed only once verified
+        with closing(ask()) as answer:
+            expected = Expected.of(answer.headers)
+        problem = archive_file.problem(final, expected)
+        if not problem:
+            archive_file.record(final, expected)
+            return final
+        say(f"{final} is not Kaggle's archive ({problem}): kept as {_set_aside(final).name}.")
     problem = ""
     for _ in range(2):
         expected = _fetch(part, ask, calls, progress)
@@ -66,6 +74,13 @@ def _download(final: Path, ask: Callable[[], Any], calls: Calls, progress: Progr
         if not problem:
             return final
     raise UnavailableError(f"the archive arrived damaged twice: {problem}", "Try again later; nothing of it was kept.")
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a file that may be the user's; gives the new path, under which nothing was."""
+    aside = next(name for n in count(1) if not os.path.lexists(name := path.with_name(f"{path.name}.aside-{n}")))
+    os.rename(path, aside)
+    return aside
 
 
 def _fetch(part: Path, ask: Callable[[], Any], calls: Calls, progress: Progress) -> Expected:

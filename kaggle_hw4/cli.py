@@ -52,7 +52,10 @@ def _root(
         Path, typer.Option(envvar="KAGGLE_HW4_ROOT", help="The workspace: data/, folds/, runs/, submissions/.")
     ] = Path(),
 ) -> None:
-    ctx.obj = Workspace(root.resolve())
+    try:
+        ctx.obj = Workspace(root.resolve())
+    except (OSError, RuntimeError) as error:  # RuntimeError before Python 3.13
+        raise UsageError(f"--root {root}: {error}", "Name a folder.") from None
 
 
 _COMMANDS: list[Callable[..., None]] = [

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
-from kaggle_hw4.workspace import check_fields, content_hash, read_json, write_json
+from kaggle_hw4.workspace import check_fields, content_hash, read_json, storage_errors, write_json
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,26 @@ def make_folds(store: Store, path: Path, *, k: int | None = None, seed: int | No
         DataError: `path` holds a split of another k or seed than asked for, or one of other data; what
             `split` raises.
     """
-    if path.exists():
-        folds = load_folds(store, path)
-        if k not in (None, folds.k) or seed not in (None, folds.seed):
-            asked = ", ".join(f"{name}={value}" for name, value in (("k", k), ("seed", seed)) if value is not None)
-            raise DataError(
-                f"{path} holds a split with k={folds.k}, seed={folds.seed}, not {asked}",
-                "Runs depend on it: use another --root for another split, or delete the file and `runs/`.",
-            )
-        return folds
-    k, seed = DEFAULT_K if k is None else k, DEFAULT_SEED if seed is None else seed
-    fold_of = split(store, k, seed)
+    if not path.exists():
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_name(f".{path.name}.lock")):  # of two that ask for different ones, one is refused
+                if not path.exists():
+                    _write(store, path, DEFAULT_K if k is None else k, DEFAULT_SEED if seed is None else seed)
+    folds = load_folds(store, path)
+    if k not in (None, folds.k) or seed not in (None, folds.seed):
+        asked = ", ".join(f"{name}={value}" for name, value in (("k", k), ("seed", seed)) if value is not None)
+        raise DataError(
+            f"{path} holds a split with k={folds.k}, seed={folds.seed}, not {asked}",
+            "Runs depend on it: use another --root for another split, or delete the file and `runs/`.",
+        )
+    return folds
+
+
+def _write(store: Store, path: Path, k: int, seed: int) -> None:
     names = store.index["id"].iloc[store.train_rows]
-    assignment = dict(zip(names, fold_of.tolist(), strict=True))
+    assignment = dict(zip(names, split(store, k, seed).tolist(), strict=True))
     write_json(path, {"k": k, "seed": seed, "data": store.hash, "fold_of": assignment})
-    return load_folds(store, path)
 
 
 def made_again(path: Path) -> str:

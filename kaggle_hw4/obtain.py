@@ -1,8 +1,10 @@
 """`kaggle-hw4 data`: the archive from Kaggle or from disk, packed once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from kaggle_hw4.competition import DEFAULT_SLUG, EDITIONS
 from kaggle_hw4.data.archive import check_source
@@ -14,11 +16,11 @@ from kaggle_hw4.terminal import progress_bar, say
 from kaggle_hw4.workspace import Workspace, storage_errors
 
 
-def obtain(workspace: Workspace, slug: str | None, source: Path | None, dtype: str) -> Store:
+def obtain(workspace: Workspace, slug: str | None, source: Path | None, dtype: str | None) -> Store:
     """The packed store of the workspace: as it is when it fits the request, else downloaded and packed.
 
     Without a `slug`, the competition is the one whose data is there, else the one that the archive
-    `source` is named after, else the default.
+    `source` is named after, else the default; without a `dtype`, that of the data there, else float16.
 
     Raises:
         UsageError: an unknown dtype, or `source` cannot be what it should.
@@ -26,17 +28,17 @@ def obtain(workspace: Workspace, slug: str | None, source: Path | None, dtype: s
             archive belongs to another edition; or what `pack` raises.
         RefusedError, UnavailableError: Kaggle's, while downloading.
     """
-    if dtype not in DTYPES:
+    if dtype not in (None, *DTYPES):
         raise UsageError(f"--dtype {dtype}", f"There are: {', '.join(DTYPES)}.")
     if source:
         check_source(source)  # before a folder is made
     with storage_errors(workspace.data):
         workspace.data.mkdir(parents=True, exist_ok=True)
-        with FileLock(workspace.data / ".pack.lock"):
+        with _alone(workspace.data / ".pack.lock"):
             named = source.name.split(".")[0] if source else ""
             if workspace.store.exists():
                 store = open_store(workspace.store)
-                _check_same(store, slug or store.competition, source, dtype)
+                _check_same(store, slug or store.competition, source, dtype or store.dtype)
                 store.frames  # noqa: B018 (looks at all of them)
                 say("The data is packed already.")
                 return store
@@ -44,7 +46,22 @@ def obtain(workspace: Workspace, slug: str | None, source: Path | None, dtype: s
             _check_edition(workspace, slug, named)
             archive = source or _download(workspace, slug)
             with progress_bar("packing") as update:
-                return pack(archive, workspace.store, competition=slug, dtype=dtype, progress=update)
+                return pack(archive, workspace.store, competition=slug, dtype=dtype or "float16", progress=update)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold `lock`, after who has it now."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        say("Another process gets this data; waiting for it …")
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _check_same(store: Store, slug: str, source: Path | None, dtype: str) -> None:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,10 +60,10 @@ class Workspace:
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write `path` into one clear message.
+    """Turn the operating system's refusals, as to write `path`, into one clear message.
 
     Raises:
-        DataError: disk full, quota reached, read-only or not permitted.
+        DataError: disk full, quota reached, read-only, or not permitted to read or write.
     """
     try:
         yield
@@ -73,6 +74,10 @@ def storage_errors(path: Path) -> Iterator[None]:
                 "Free some space and run the same command again; finished work is kept.",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            if (named := _refused_to_read(error, path)) is not None:
+                raise DataError(
+                    f"{named}: cannot be read ({os.strerror(error.errno)})", "Make it readable to you."
+                ) from error
             raise DataError(
                 f"{path}: cannot be written ({os.strerror(error.errno)})",
                 "Choose a workspace you may write to with --root DIR.",
@@ -84,6 +89,16 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise DataError(f"{error.filename or path}: {os.strerror(error.errno)}") from error
 
 
+def _refused_to_read(error: OSError, path: Path) -> Path | None:
+    """The file that was to be read, where writing `path`, or something beside or below it, was not refused."""
+    if not isinstance(error.filename, str):
+        return None
+    named, written = Path(error.filename).absolute(), path.absolute()
+    ours = named in written.parents or written in (named, *named.parents)
+    beside = named.parent == written.parent and named.name.startswith(f".{written.name}.")  # lock or temporary file
+    return named if not (ours or beside) or (os.path.exists(named) and not os.access(named, os.R_OK)) else None
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well it takes the final name.
@@ -91,7 +106,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     An error or a kill leaves the former content of `path`, if any, untouched. A folder works
     too, as long as none stands under the final name. Raises DataError where writing is refused.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
@@ -107,10 +122,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what a killed process left behind while writing `path`."""
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        pid = leftover.name.split(".")[-2]
-        if pid.isdigit() and not alive(int(pid)):
+    """Remove what a killed process of this machine left behind while writing `path`; others may share the folder."""
+    start = f".{path.name}.{platform.node()}-"
+    for leftover in path.parent.iterdir():
+        pid = leftover.name.removeprefix(start).removesuffix(".tmp")
+        if leftover.name.startswith(start) and pid.isdigit() and not alive(int(pid)):
             _remove(leftover)
 
 

@@ -1,16 +1,23 @@
 """The command line: what it loads, what it says, how it ends."""
 
+import errno
 import json
+import platform
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import tiny
+from filelock import FileLock
 from typer.testing import CliRunner, Result
 
 from kaggle_hw4.cli import app
 from kaggle_hw4.competition import competition
+from kaggle_hw4.errors import DataError
+from kaggle_hw4.workspace import storage_errors, write_json
 
 COMMANDS = [
     "data",
@@ -127,6 +134,8 @@ def test_data_packs_once_and_refuses_another_source(tmp_path: Path) -> None:
     other = tiny.as_zip(tmp_path / "b.zip", tiny.files(seed=1))
     refused(run("data", "--from", str(other), root=tmp_path), 3, str(source), str(other))
     refused(run("data", "--dtype", "float32", root=tmp_path), 3, "dtype float16 there, float32 now")
+    assert run("data", "--from", str(source), "--dtype", "float32", root=tmp_path / "b").exit_code == 0
+    assert run("data", root=tmp_path / "b").exit_code == 0
     refused(run("data", "--competition", "ml2022spring-hw4", root=tmp_path), 3, "ml2022spring-hw4 now")
 
 
@@ -247,6 +256,42 @@ def test_a_submission_that_is_not_there_lists_what_is(root: Path) -> None:
 def test_a_workspace_that_cannot_be_written(tmp_path: Path) -> None:
     source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
     refused(run("data", "--from", str(source), root=Path("/sys/kernel")), 3, "cannot be written", "--root")
+
+
+def test_a_file_that_cannot_be_read_is_named_and_no_other(tmp_path: Path) -> None:
+    for path in (tmp_path / "else" / "a.pt", tmp_path / "ws"):
+        with pytest.raises(DataError, match=f"^{path}: cannot be") as caught, storage_errors(tmp_path / "ws"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        assert ("read" in str(caught.value)) == (path.name == "a.pt")
+
+
+def test_a_root_that_leads_in_circles_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    result = run("board", root=tmp_path / "a")
+    assert (result.exit_code in (2, 3), str(tmp_path / "a") in result.stderr) == (True, True), result.output
+
+
+def test_leftovers_of_this_machine_only_are_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    ours, theirs = (tmp_path / f".a.json.{host}-{dead.pid}.tmp" for host in (platform.node(), "elsewhere"))
+    for leftover in (ours, theirs):
+        leftover.write_text("{")
+    write_json(tmp_path / "a.json", {})
+    assert (ours.exists(), theirs.exists()) == (False, True)
+
+
+def test_data_says_that_it_waits_for_another(root: Path) -> None:
+    lock = FileLock(root / "data" / ".pack.lock")
+    lock.acquire()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(run, "data", root=root)
+        time.sleep(0.5)
+        assert not waiting.done()
+        lock.release()
+        result = waiting.result()
+    refused(result, 0, "waiting for it", "packed already")
 
 
 def test_a_workspace_below_a_file_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Archive → packed store: every kind of source gives the same store; what is wrong is refused by name."""
 
+import gzip
 import io
 import json
 import multiprocessing
@@ -73,6 +74,23 @@ def cut(path: Path) -> Path:
     return Path(f"{path}.partaa")
 
 
+def numbered(path: Path) -> Path:
+    """A tar.gz in parts whose numbers have one digit or two; the seventh is given."""
+    blob = tiny.as_tar(path, CONTENT | EXTRAS).read_bytes()
+    path.unlink()
+    size = len(blob) // 12 + 1
+    for i in range(12):
+        Path(f"{path}.part{i + 1}").write_bytes(blob[i * size : (i + 1) * size])
+    return Path(f"{path}.part7")
+
+
+def in_members(path: Path) -> Path:
+    """A tar.gz of three gzip members, as bgzip and `cat a.gz b.gz` make them."""
+    blob = gzip.decompress(tiny.as_tar(path, CONTENT | EXTRAS).read_bytes())
+    path.write_bytes(b"".join(gzip.compress(piece) for piece in (blob[:9999], blob[9999:77_777], blob[77_777:])))
+    return path
+
+
 def without_end(path: Path) -> Path:
     """A tar that just stops: what pads its end is missing."""
     blob = tarred(path, tarfile.GNU_FORMAT).read_bytes().rstrip(b"\0")
@@ -87,7 +105,9 @@ SOURCES: dict[str, Callable[[Path], Path]] = {
     "zip without folder": lambda p: tiny.as_zip(p / "a.zip", CONTENT | EXTRAS, prefix=""),
     "tar": lambda p: tiny.as_tar(p / "a.tar", CONTENT | EXTRAS),
     "tar.gz": lambda p: tiny.as_tar(p / "a.tar.gz", CONTENT | EXTRAS),
+    "tar.gz of several members": lambda p: in_members(p / "a.tar.gz"),
     "parts": lambda p: parts(p / "a.tar.gz"),
+    "numbered parts": lambda p: numbered(p / "a.tar.gz"),
     "stored zip": lambda p: zipped(p / "a.zip", zipfile.ZIP_STORED),
     "stored zip behind other bytes": lambda p: zipped(p / "a.zip", zipfile.ZIP_STORED, front=b"PK" + bytes(99)),
     "stored zip with extra fields": lambda p: zipped(p / "a.zip", zipfile.ZIP_STORED, extra=b"XX\3\0abc"),
@@ -383,3 +403,24 @@ def test_a_changed_store_is_not_believed(tmp_path: Path) -> None:
     frames.write_bytes(frames.read_bytes()[:-1])
     with pytest.raises(DataError, match=r"frames\.bin has"):
         open_store(store.folder)
+
+
+def test_the_checksum_of_gzip_decides(tmp_path: Path) -> None:
+    """An utterance of the format before torch 1.6 has none of its own."""
+    source = tiny.as_tar(tmp_path / "a.tar.gz", CONTENT)
+    blob = bytearray(source.read_bytes())
+    blob[-8] ^= 1
+    source.write_bytes(blob)
+    with pytest.raises(DataError, match="damaged"):
+        tiny.packed(source, tmp_path / "store")
+
+
+def test_a_part_of_a_zip_says_how_to_join_them(tmp_path: Path) -> None:
+    blob = tiny.as_zip(tmp_path / "a.zip", CONTENT).read_bytes()
+    for i in range(3):
+        (tmp_path / f"b.zip.00{i + 1}").write_bytes(blob[i * len(blob) // 3 : (i + 1) * len(blob) // 3])
+    with pytest.raises(DataError, match=r"cat b.zip.001 b.zip.002 b.zip.003 > b.zip$"):
+        tiny.packed(tmp_path / "b.zip.001", tmp_path / "store")
+    whole = tiny.as_zip(tmp_path / "c.zip.001", CONTENT)
+    tiny.as_zip(tmp_path / "c.zip.002", tiny.files(seed=1))
+    assert len(tiny.packed(whole, tmp_path / "store").train_rows) == 24

@@ -1,6 +1,8 @@
 """The split: stratified, twins together, written once, bound to its data."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,24 @@ def test_the_split_is_written_once_and_readable(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=f"not k={k}, seed={seed}"):
             make_folds(store, path, k=k, seed=seed)
     assert path.read_text() == written
+
+
+def test_of_two_that_ask_for_different_splits_at_once_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, path = tiny.store(tmp_path), tmp_path / "folds" / "folds.json"
+
+    def slow(store: Store, k: int, seed: int) -> np.ndarray:
+        time.sleep(0.3)
+        return split(store, k, seed)
+
+    monkeypatch.setattr("kaggle_hw4.folds.split", slow)
+    with ThreadPoolExecutor() as pool:
+        asked = [pool.submit(make_folds, store, path, k=k) for k in (3, 4)]
+        ends = [future.exception() or future.result().k for future in asked]
+    (refused,) = [end for end in ends if isinstance(end, BaseException)]
+    assert isinstance(refused, DataError)
+    assert load_folds(store, path).k in ends
 
 
 def test_a_split_of_other_data_is_refused_with_both_hashes(tmp_path: Path) -> None:

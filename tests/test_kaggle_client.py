@@ -193,6 +193,30 @@ def test_an_archive_put_there_by_hand_is_verified_not_fetched(kaggle: Server, tm
     assert archive_file.is_recorded(path)
 
 
+def test_another_archive_put_there_is_set_aside_unharmed(
+    kaggle: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "elsewhere" / "own.zip"
+    own.parent.mkdir()
+    own.write_bytes(b"the user's")
+    final = tmp_path / f"{SLUG}.zip"
+    for aside in ("aside-1", "aside-2"):
+        final.unlink(missing_ok=True)
+        final.symlink_to(own)
+        assert KaggleClient(SLUG).download_archive(tmp_path, no_progress).read_bytes() == archive_of(kaggle)
+        assert f"kept as {final.name}.{aside}" in capsys.readouterr().err
+        assert own.read_bytes() == final.with_name(f"{final.name}.{aside}").read_bytes() == b"the user's"
+
+
+def test_an_archive_put_there_stays_when_kaggle_does_not_answer(kaggle: Server, tmp_path: Path) -> None:
+    final = tmp_path / f"{SLUG}.zip"
+    final.write_bytes(b"the user's")
+    kaggle.disturb("DownloadDataFiles", json_answer(403, b'{"code": 403, "message": "Permission denied"}'))
+    with pytest.raises(RefusedError):
+        KaggleClient(SLUG).download_archive(tmp_path, no_progress)
+    assert final.read_bytes() == b"the user's"
+
+
 def test_a_cut_download_goes_on_where_it_stopped(kaggle: Server, tmp_path: Path) -> None:
     kaggle.disturb("GET", cut_after(1_500_000))
     path = KaggleClient(SLUG).download_archive(tmp_path, no_progress)

@@ -20,7 +20,10 @@ def data(
         str | None,
         typer.Option("--competition", help=f"Slug or address. [default: that of the data here, or {DEFAULT_SLUG}]"),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float16 or float32: how frames are stored.")] = "float16",
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float16 or float32: how frames are stored. [default: that of the data here, or float16]"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Download the competition through the official client, verify it and pack it."""

@@ -15,7 +15,7 @@ from kaggle_hw4.data.features import AGAIN, Content, read_features
 from kaggle_hw4.data.processes import in_processes, process_count
 from kaggle_hw4.data.store import Store, digest, open_store, write_index
 from kaggle_hw4.data.tables import Tables, read_tables
-from kaggle_hw4.data.tar import Tar, UnusualTarError, stream_tar
+from kaggle_hw4.data.tar import Tar, UnusualTarError, parts, stream_tar
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import atomic_path
 
@@ -37,7 +37,7 @@ class Packed(NamedTuple):
 def pack(source: Path, folder: Path, *, competition: str, dtype: str, progress: Progress) -> Store:
     """Pack the competition at `source` into the new store `folder`.
 
-    `source` is a folder, a `.zip`, a `.tar`/`.tar.gz`, or the first of several parts of one
+    `source` is a folder, a `.zip`, a `.tar`/`.tar.gz`, or any of several parts of a tar
     (`Dataset.tar.gz.partaa`, `….001`). The store appears under its name only when complete; one
     member of the archive at a time is in the memory of each process. `progress(done, total)` counts
     utterances; the total is None until the tables are read.
@@ -81,7 +81,15 @@ def _pack(source: Path, frames: Path, dtype: str, progress: Progress) -> tuple[T
 def _open(source: Path) -> Archive:
     if source.is_dir():
         return Folder(source)
-    return Zip(source) if starts_like_zip(source) else Tar(source)
+    if not starts_like_zip(source):
+        return Tar(source)
+    try:
+        return Zip(source)
+    except DataError:
+        if len(found := parts(source)) == 1:
+            raise
+        joined = f"cat {' '.join(part.name for part in found)} > {source.name.rpartition('.')[0]}"
+        raise DataError(f"{source} is a part of a zip, which can only be read whole", f"Join them: {joined}") from None
 
 
 def _pack_archive(archive: Archive, frames: Path, dtype: str, progress: Progress) -> tuple[Tables, dict[str, Packed]]:

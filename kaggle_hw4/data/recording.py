@@ -53,7 +53,7 @@ def _check(path: Path, kind: str, rate: int, channels: int, seconds: float) -> N
 
 
 def _resampled(samples: np.ndarray, rate: int) -> np.ndarray:
-    if rate == SAMPLE_RATE:
+    if rate == SAMPLE_RATE or not len(samples):
         return samples
     import torch
     from torchaudio.functional import resample

@@ -1,6 +1,7 @@
 """Tars: a plain one is read in any order like a zip, all others (compressed, say) as tarfile streams them."""
 
 import bz2
+import gzip
 import io
 import lzma
 import os
@@ -31,7 +32,7 @@ class Tar(Archive):
     """
 
     def __init__(self, source: Path) -> None:
-        self._file = _Joined(_parts(source))
+        self._file = _Joined(parts(source))
         try:
             names, self._places = _places(self._file)
         except BaseException:
@@ -45,7 +46,7 @@ class Tar(Archive):
         return self.buffer.fill(self._file, size)
 
     def reopen(self) -> None:
-        self._file = _Joined(_parts(self.source))
+        self._file = _Joined(parts(self.source))
 
     def close(self) -> None:
         self._file.close()
@@ -59,9 +60,10 @@ def stream_tar(source: Path) -> Iterator[tuple[str, bytearray]]:
     """
     try:
         with (
-            _Joined(_parts(source)) as joined,
+            _Joined(parts(source)) as joined,
             io.BufferedReader(joined, buffer_size=1 << 20) as stream,
-            tarfile.open(fileobj=_unpacked(stream), mode="r|*", tarinfo=_Member) as archive,
+            _unpacked(stream) as unpacked,
+            tarfile.open(fileobj=unpacked, mode="r|*", tarinfo=_Member) as archive,
         ):
             while member := archive.next():
                 archive.members.clear()  # type: ignore[attr-defined]  # they would be kept
@@ -72,15 +74,24 @@ def stream_tar(source: Path) -> Iterator[tuple[str, bytearray]]:
                 content = archive.extractfile(member) if name and member.isfile() else None
                 if name and content:
                     yield name, bytearray(content.read())
+            passed = archive.offset
+            while rest := unpacked.read(1 << 20):  # the checksums of gzip and xz stand at the end
+                passed += len(rest)
+                check_amount(source, joined.size, passed)
     except DAMAGE as error:
         raise damaged(source, error) from error
 
 
 def _unpacked(stream: "io.BufferedReader[_Joined]") -> io.BufferedIOBase:
-    """What bzip2 or xz packed, a piece at a time; the rest as it is, for tarfile, which takes all of 10 kB at once."""
+    """What gzip, bzip2 or xz packed, a piece at a time; the rest as it is, for tarfile.
+
+    Tarfile's own reader of gzip passes over the checksum and ends with the first of several members.
+    """
     start = stream.peek(6)
     if start.startswith(b"BZh"):
         return bz2.BZ2File(stream)
+    if start.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(fileobj=stream)
     return lzma.LZMAFile(stream) if start.startswith(b"\xfd7zXZ\0") else stream
 
 
@@ -197,13 +208,14 @@ def _header(header: bytes) -> tuple[str, bytes, int]:
     return path.decode("utf-8", "surrogateescape"), kind, size
 
 
-def _parts(source: Path) -> list[Path]:
+def parts(source: Path) -> list[Path]:
     """`source` alone, or all parts of the same archive in order."""
     match = re.fullmatch(r"(.+\.)(part\w+|part-\d+|z?\d{1,3}|[a-z]{2})", source.name)
     if not match or source.suffix in (".gz", ".xz"):
         return [source]
     pattern = re.compile(re.escape(match[1]) + r"(part\w+|part-\d+|z?\d{1,3}|[a-z]{2})")
-    return sorted(path for path in source.parent.iterdir() if pattern.fullmatch(path.name))
+    found = (path for path in source.parent.iterdir() if pattern.fullmatch(path.name))
+    return sorted(found, key=lambda path: (len(path.name), path.name))  # part2 before part10
 
 
 class _Joined(io.RawIOBase):

@@ -21,12 +21,13 @@ def listed(names: Names) -> list[str]:
 
 
 def get_data(
-    workspace: Workspace, source: Path | str | None = None, *, slug: str | None = None, dtype: str = "float16"
+    workspace: Workspace, source: Path | str | None = None, *, slug: str | None = None, dtype: str | None = None
 ) -> "Store":
     """The packed data of the workspace, made once: from `source` (folder, zip, tar) or else downloaded from Kaggle.
 
     `slug` or address of the competition: default that of the data there, or ml2023springhw4. `dtype` of the stored
-    frames. In the Store utterances are rows, and frames log-mels (frames, 40) of 10 ms.
+    frames: float16 or float32, by default that of the data there, or float16. In the Store utterances are rows, and
+    frames log-mels (frames, 40) of 10 ms.
 
     Raises:
         UsageError: no such competition, dtype or source.
