@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
@@ -100,21 +100,37 @@ def screen(rows: list[str], root: Path | None, steps: int, base: str, pairs: int
     for row, v in recipes.items():
         check_fits(row, v, store)
     _measure_times(recipes, base, folds.training_rows(0), store, target, times_beside(output))
-    done = {_key(figure) for figure in load(output)}
-    for pair in range(pairs):  # pair by pair, so that an early stop leaves comparable work
-        for row, v in recipes.items():
-            name = {"base": base, "row": row, "steps": steps, "pair": pair, "data": store.hash}
-            if _key(name) not in done:
-                figure = name | _train(ours, row, base, v, pair, store, folds, target)
-                _add(output, figure, _key)
-                say(f"{row} {pair}: accuracy {figure['accuracy']:.4f}, {figure['seconds']:.0f} s")
+    waiting = [(pair, row) for pair in range(pairs) for row in recipes]  # an early stop leaves comparable work
+    while waiting:
+        pair, row = next((each for each in waiting if not _at_work(ours, base, *each, recipes)), waiting[0])
+        waiting.remove((pair, row))
+        name = {"base": base, "row": row, "steps": steps, "pair": pair, "data": store.hash}
+        if _key(name) not in {_key(figure) for figure in load(output)}:
+            figure = name | _train(ours, row, base, recipes[row], pair, store, folds, target)
+            _add(output, figure, _key)
+            say(f"{row} {pair}: accuracy {figure['accuracy']:.4f}, {figure['seconds']:.0f} s")
+
+
+def _job(base: str, row: str, v: Variant, pair: int) -> Job:
+    return Job(f"{base}-{v.steps}" if row == "base" else f"{base}+{row}-{v.steps}", v, pair, pair)
+
+
+def _at_work(workspace: Workspace, base: str, pair: int, row: str, recipes: dict[str, Variant]) -> bool:
+    """Whether another process trains this now."""
+    lock = FileLock(run_of(workspace, _job(base, row, recipes[row], pair)).lock)
+    if not Path(lock.lock_file).exists():
+        return False
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _train(
     workspace: Workspace, row: str, base: str, v: Variant, pair: int, store: Store, folds: Folds, device: torch.device
 ) -> Figure:
-    name = f"{base}-{v.steps}" if row == "base" else f"{base}+{row}-{v.steps}"
-    job = Job(name, v, pair, pair)
+    job = _job(base, row, v, pair)
     for failure in do_jobs(workspace, [job], store, folds, device).values():
         raise failure
     run = run_of(workspace, job)

@@ -11,7 +11,7 @@ from kaggle_hw4.difference import read_rows, sent_rows
 from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import made_again
-from kaggle_hw4.ledger import Ledger, Row
+from kaggle_hw4.ledger import Ledger, Row, number
 from kaggle_hw4.runs import Run
 from kaggle_hw4.workspace import Workspace, check_fields, content_hash, file_hash, read_json
 
@@ -246,11 +246,3 @@ def _member_lines(workspace: Workspace) -> list[MemberLine]:
 
 def _best_complete_first(line: MemberLine) -> tuple[bool, float]:
     return line.folds_done < line.folds, -(line.accuracy or 0.0)
-
-
-def number(score: str | None) -> float | None:
-    """A score as a number; None for what is none."""
-    try:
-        return None if score is None else float(score)
-    except ValueError:
-        return None

@@ -6,7 +6,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from kaggle_hw4.board import Board, SubmissionLine, number
+from kaggle_hw4.board import Board, SubmissionLine
+from kaggle_hw4.ledger import number
 from kaggle_hw4.views import score_text, table_of
 
 _LEGEND = (
@@ -109,6 +110,7 @@ def board_picture(board: Board, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a name may hold dollars
     from matplotlib.figure import Figure
 
     from kaggle_hw4.errors import UsageError

@@ -69,9 +69,11 @@ def find_credential() -> Credential:
 def kaggle_json_problem() -> str:
     """What is wrong with `kaggle.json`; empty when it is well or absent. The client says nothing."""
     path = config_dir() / "kaggle.json"
-    if not path.exists():
+    try:
+        path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return ""
-    if not os.access(path, os.R_OK):
+    except OSError:
         return f"{path}: cannot be read"
     values = _read_object(path)
     if values is None:
@@ -107,7 +109,14 @@ def _token() -> Credential | None:
             return Credential("token", "KAGGLE_API_V1_TOKEN", "unset KAGGLE_API_V1_TOKEN")
     if value := os.environ.get("KAGGLE_API_TOKEN"):
         # It may name a file instead; one without a token in it sends the client to the key.
-        if not _exists(value) or _text_of(Path(value)):
+        try:
+            exists = Path(value).exists()
+        except OSError:  # without an answer for the client, too, which asks the same
+            raise RefusedError(
+                f"KAGGLE_API_TOKEN, of {len(value)} characters, cannot be a file's name, which the client tries first",
+                "Put it into the file ~/.kaggle/access_token, and: unset KAGGLE_API_TOKEN",
+            ) from None
+        if not exists or _text_of(Path(value)):
             return Credential("token", "KAGGLE_API_TOKEN", "unset KAGGLE_API_TOKEN")
         return None
     for path in _TOKEN_FILES:
@@ -118,7 +127,7 @@ def _token() -> Credential | None:
 
 def _key() -> Credential | None:
     path = config_dir() / "kaggle.json"
-    stored = (_read_object(path) or {}) if path.exists() else {}
+    stored = _read_object(path) or {}
     sources = []
     for variable, name in (("KAGGLE_USERNAME", "username"), ("KAGGLE_KEY", "key")):
         if os.environ.get(variable):
@@ -135,7 +144,7 @@ def _key() -> Credential | None:
 
 def _oauth() -> Credential | None:
     path = Path("~/.kaggle/credentials.json").expanduser()
-    if path.exists() and (_read_object(path) or {}).get("refresh_token"):
+    if (_read_object(path) or {}).get("refresh_token"):
         return Credential("OAuth", "~/.kaggle/credentials.json", "kaggle auth login --force")
     return None
 
@@ -154,10 +163,3 @@ def _text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return ""
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):  # a token longer than a file name may be
-        return False

@@ -10,13 +10,13 @@ from kaggle_hw4.competition import ID_COLUMN, LABEL_COLUMN
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.difference import Difference, Paired, difference
 from kaggle_hw4.ensemble import convex
-from kaggle_hw4.ensemble.members import choose_members, complete_members, load_member
+from kaggle_hw4.ensemble.members import choose_members, complete_members, load_fold, load_member
 from kaggle_hw4.ensemble.pool import Pool
 from kaggle_hw4.ensemble.recorded import Blend, read_record, recorded_blend
 from kaggle_hw4.ensemble.submission import recorded_name
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
-from kaggle_hw4.runs import Run
+from kaggle_hw4.runs import Run, job_of
 from kaggle_hw4.submission_file import read_submission, submission_named
 from kaggle_hw4.workspace import Workspace
 
@@ -97,9 +97,9 @@ def _utterances(store: Store, a: Naming, b: Naming) -> list[dict[str, Any]]:
 def _naming(workspace: Workspace, store: Store, folds: Folds, name: str) -> Naming:
     if path := submission_named(workspace, name):
         return _of_file(workspace, store, folds, path)
-    run = Run(workspace.runs / name)
-    if run.finished:
-        return _of_run(store, name, run)
+    if (run := Run(workspace.runs / name)).finished and run.folder.parent.parent == workspace.runs:
+        fold = load_fold(workspace, store, folds, run.folder.parent.name, job_of(run).fold)
+        return Naming(name, _picks(store, fold.test), _probabilities(fold.test))
     complete, missing = complete_members(workspace, folds.k)
     if name in complete or name in missing:
         (chosen,) = choose_members(workspace, folds.k, [name])  # says which folds are missing
@@ -130,16 +130,6 @@ def _of_file(workspace: Workspace, store: Store, folds: Folds, path: Path) -> Na
 def _of_blend(store: Store, folds: Folds, name: str, blend: Blend) -> Naming:
     logits = blend.test(folds.k)
     return Naming(name, _picks(store, logits), _probabilities(logits), blend.picks(store, folds))
-
-
-def _of_run(store: Store, name: str, run: Run) -> Naming:
-    try:
-        logits = np.load(run.test, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{run.test} cannot be read: {error}", "Write it anew: kaggle-hw4 predict") from error
-    if logits.shape != (len(store.test_rows), len(store.speakers)):
-        raise DataError(f"{run.test} holds {logits.shape} logits: it is of other data", "Use another --root.")
-    return Naming(name, _picks(store, logits), _probabilities(logits))
 
 
 def _picks(store: Store, logits: np.ndarray) -> dict[str, str]:

@@ -73,7 +73,8 @@ class Difference:
     @property
     def sentence(self) -> str:
         """Whether a slot can learn anything, for people."""
-        scored = f"about {self.public_differ:.3g} of the rows that differ are scored publicly"
+        number = self.public_differ
+        scored = f"about {number:{'.3g' if number < 100 else ',.0f'}} of the rows that differ are scored publicly"
         if self.verdict == "same":
             return "A slot can learn nothing: every row is named alike, so the scores are the same."
         if self.verdict == "cannot":
@@ -132,14 +133,14 @@ def against_earlier(
     doubtful: list[tuple[int, str]] = []
     for row in earlier:
         theirs = sent_rows(workspace, row)
-        if row.ref is None or theirs is None or theirs.keys() != ours.keys():
+        if (row.ref is None and row.state != "sending") or theirs is None or theirs.keys() != ours.keys():
             continue
         before = recorded_accuracy(workspace, row.ensemble)
         gain = None if accuracy is None or before is None else accuracy - before
         found = difference(theirs, ours, None, gain)
         if found.verdict == "same":
             return row, []
-        if found.verdict != "can":
+        if found.verdict != "can" and row.ref is not None:
             score = f", public {row.public}" if row.public else ""
             doubtful.append((found.differ, f"{row.name} ({found.differ} of {found.rows:,} rows differ{score})"))
     if not doubtful:

@@ -13,7 +13,7 @@ from kaggle_hw4.ensemble.blend import fit_all, weights_hash
 from kaggle_hw4.ensemble.honest import Temperatures
 from kaggle_hw4.ensemble.pool import Pool
 from kaggle_hw4.ensemble.recorded import Blend, read_record, recorded_blend, recorded_member
-from kaggle_hw4.ensemble.submission import record_of
+from kaggle_hw4.ensemble.submission import has_record
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds, load_folds
 from kaggle_hw4.ledger import Ledger, Row
@@ -73,9 +73,11 @@ def explain(
     """
     rows = Ledger(workspace.ledger).all(slug)
     named = [row for row in rows if name in (row.name, str(row.ref))]
+    ours = [row for row in named if row.csv_hash]
     csv = submission_named(workspace, name) or next(
         # The workspace may have been moved, or copied: what lies in it comes first.
-        (path for row in named for file in (row.name, row.file) if (path := submission_named(workspace, file))),
+        # A file named like a submission made elsewhere need not be what was sent.
+        (path for row in ours for file in (row.name, row.file) if (path := submission_named(workspace, file))),
         None,
     )
     if csv is None and not named:
@@ -105,7 +107,7 @@ class _Walk:
         found = [self._score(row) for row in self.sent] or [Link("score", "not sent", "")]
         if self.csv is None:
             return [*found, Link("file", "made elsewhere, or gone: the chain ends here", "")]
-        if not record_of(self.csv).exists():
+        if not has_record(self.workspace, self.csv):
             return [*found, Link("file", f"{self.csv}, made elsewhere: the chain ends here", self.hash)]
         self.record = read_record(self.csv)
         members = self.record["members"]
@@ -211,7 +213,10 @@ class _Walk:
         job = job_of(self._runs(member)[0])
 
         def check() -> str:
-            now = with_steps(variant(name), job.variant.steps).recipe()
+            try:
+                now = with_steps(variant(name), job.variant.steps).recipe()
+            except UsageError:
+                raise _Unknown("there is no such variant here: one of a script's own") from None
             changed = [key for key, value in job.variant.recipe().items() if now.get(key) != value]
             return f"the registry now has another {', '.join(changed)}" if changed else ""
 

@@ -125,6 +125,9 @@ class Calls:
         if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.ChunkedEncodingError):
             return Failure(UnavailableError("Kaggle cannot be reached, or broke the connection off", _LATER), 0.0)
         if isinstance(error, OSError) and not isinstance(error, requests.exceptions.RequestException):
+            if error.errno is None:  # requests', of certificates that are not where they should be
+                said = redacted(" ".join(str(error).split()))
+                return Failure(UnavailableError(said, "See REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE."), None)
             return None  # the disk's
         return _senseless()
 

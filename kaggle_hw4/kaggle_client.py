@@ -19,6 +19,7 @@ from kaggle_hw4.archive_file import Progress
 from kaggle_hw4.competition import competition
 from kaggle_hw4.credentials import find_credential, redacted
 from kaggle_hw4.errors import HW4Error, RefusedError, UnavailableError
+from kaggle_hw4.terminal import plain
 
 T = TypeVar("T")
 
@@ -231,7 +232,7 @@ def _limits(answer: Any) -> Limits | None:
 
 
 def _created(answer: Any) -> tuple[int, str]:
-    return int(answer.ref or 0), str(answer.message or "")
+    return _reference(answer.ref or 0), str(answer.message or "")
 
 
 def _page(listing: Any) -> tuple[list[Submission], str]:
@@ -245,16 +246,27 @@ def _standings(listing: Any) -> tuple[dict[int, float], str]:
 def _submission(item: Any) -> Submission:
     date = item.date
     return Submission(
-        ref=int(item.ref),
+        ref=_reference(item.ref),
         date=date.isoformat(timespec="milliseconds") + "Z" if date else None,
-        description=item.description or "",
-        file_name=item.file_name or "",
+        description=_text(item.description),
+        file_name=_text(item.file_name),
         status=item.status.name,
         public=_score(item.public_score),
         private=_score(item.private_score),
-        error=item.error_description or None,
+        error=redacted(_text(item.error_description)) or None,
     )
 
 
 def _score(value: Any) -> str | None:
     return None if value in (None, "") else str(value)
+
+
+def _reference(value: Any) -> int:
+    if not 0 <= int(value) < 2**63:
+        raise ValueError("a reference that the ledger cannot hold")
+    return int(value)
+
+
+def _text(value: Any) -> str:
+    """Without what moves a terminal's cursor, or half a character, as where a text was cut off."""
+    return plain(str(value or "").encode(errors="replace").decode())

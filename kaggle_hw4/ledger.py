@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, fields, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -74,6 +75,15 @@ class Row:
     ensemble: str = ""
     place: int | None = None
     teams: int | None = None
+
+
+def number(score: str | None) -> float | None:
+    """A score as a number; None for what is none."""
+    try:
+        value = float(score or "nan")
+    except ValueError:
+        return None
+    return value if isfinite(value) else None
 
 
 _COLUMNS = [field.name for field in fields(Row)]

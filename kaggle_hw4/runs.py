@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_hw4.data.store import Store
-from kaggle_hw4.errors import DataError, HW4Error
+from kaggle_hw4.errors import DataError, HW4Error, UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.variants import variant
@@ -72,11 +72,23 @@ def _job(record: Any) -> Job:
 
 
 def train_command(jobs: list[Job], fold: str = "--fold all") -> str:
-    """The command that trains these jobs as they were begun."""
-    options = [f"--variant {name}" for name in dict.fromkeys(job.name for job in jobs)]
-    options += [f"--seed {seed}" for seed in dict.fromkeys(job.seed for job in jobs) if seed]
-    options += [f"--steps {job.variant.steps}" for job in jobs if job.variant != variant(job.name)][:1]
-    return " ".join(["kaggle-hw4 train", fold, *options])
+    """The command that trains these jobs as they were begun; several, where they differ in seeds or steps."""
+    seeds: dict[tuple[str, str], dict[int, None]] = {}
+    for job in jobs:
+        seeds.setdefault((job.name, _steps_option(job)), {})[job.seed] = None
+    variants: dict[str, str] = {}
+    for (name, steps), some in seeds.items():
+        options = ("".join(f" --seed {seed}" for seed in some) if any(some) else "") + steps
+        variants[options] = f"{variants.get(options, '')} --variant {name}"
+    return " && ".join(f"kaggle-hw4 train {fold}{names}{options}" for options, names in variants.items())
+
+
+def _steps_option(job: Job) -> str:
+    try:
+        registered = variant(job.name)
+    except UsageError:  # one of a script's own
+        registered = None
+    return "" if job.variant == registered else f" --steps {job.variant.steps}"
 
 
 @dataclass(frozen=True)
@@ -207,6 +219,15 @@ def claim(run: Run, expected: dict[str, Any]) -> None:
     if not run.started:
         write_json(run.record, expected)
     check_identity(run, expected)
+
+
+def check_place(workspace: Workspace, run: Run) -> None:
+    """Raises DataError for a run whose folder was copied or renamed: it would count as another."""
+    job = job_of(run)
+    if run_of(workspace, job) != run:
+        raise DataError(
+            f"{run.folder} holds {job}: it was copied or renamed", f"Move it out of {workspace.runs}, or back."
+        )
 
 
 def check_identity(run: Run, expected: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Where our submissions stand among the teams, and how many slots are left: asked of Kaggle by `board --sync`."""
 
 from kaggle_hw4.kaggle_client import KaggleClient
-from kaggle_hw4.ledger import Ledger
+from kaggle_hw4.ledger import Ledger, number
 from kaggle_hw4.workspace import Workspace
 
 
@@ -11,10 +11,10 @@ def look_up_standing(slug: str, workspace: Workspace) -> int | None:
     A place counts the teams whose public score is higher. Raises as KaggleClient and Ledger do.
     """
     ledger, client = Ledger(workspace.ledger), KaggleClient(slug)
-    rows = [row for row in ledger.all(slug) if row.public]
-    if rows and (teams := client.leaderboard()):
-        for row in rows:
-            place = 1 + sum(score > float(row.public or 0) for score in teams)
+    scored = [(row, public) for row in ledger.all(slug) if (public := number(row.public)) is not None]
+    if scored and (teams := client.leaderboard()):
+        for row, public in scored:
+            place = 1 + sum(score > public for score in teams)
             if (place, len(teams)) != (row.place, row.teams):
                 ledger.update(row.id, place=place, teams=len(teams))
     limits = client.limits()

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class SubmissionFile:
 def submission_named(workspace: Workspace, name: str) -> Path | None:
     """The file that `name` stands for: a submission of the workspace, with or without its ending, or any file."""
     places = (workspace.submissions / f"{name}.csv", workspace.submissions / name, Path(name))
-    return next((path for path in places if path.is_file()), None)
+    # os.path knows no errors: a name may be longer than a file's. JSON is the record beside a submission.
+    return next((path for path in places if path.suffix != ".json" and os.path.isfile(path)), None)
 
 
 def find_submission(workspace: Workspace, name: str) -> Path:

@@ -65,7 +65,7 @@ def submit(
         row = _known(ledger, slug, _content_hash(file), force)
         if row is None:
             alike, warnings = against_earlier(workspace, ledger.all(slug), file.frame, ensemble)
-            row = None if force else alike
+            row = None if force and alike and alike.state != "sending" else alike
             for warning in warnings:
                 report(warning)
         if row is not None and row.state == "complete":
@@ -78,6 +78,8 @@ def submit(
         client = KaggleClient(slug)
         if row is None or row.state == "sending":
             row = _send(client, ledger, file, row, ensemble, report)
+            if row.state == "error":
+                raise _error(row)
             if not wait:
                 return row
     if wait:
@@ -119,6 +121,8 @@ def sync(slug: str, workspace: Workspace) -> list[Row]:
             )
             if row is None:
                 changed.append(_record(ledger, ledger.add(_foreign(slug, submission)), submission))
+            elif row.state in ("complete", "error") and submission.status not in ("COMPLETE", "ERROR"):
+                continue  # scored since it was listed
             elif (updated := _record(ledger, row, submission)) != row:
                 changed.append(updated)
     return changed
@@ -182,31 +186,28 @@ def _send(
 
 
 def _note_sending(ledger: Ledger, slug: str, file: SubmissionFile, row: Row | None, ensemble: str) -> Row:
-    """Record that the file is being sent now: again under the id of `row`, or else under a new one."""
-    if row is not None:
-        return ledger.update(row.id, created=_now())
-    return ledger.add(
-        Row(
-            id=f"hw4-{secrets.token_hex(6)}",
-            competition=slug,
-            name=file.path.stem,
-            file=str(file.path),
-            csv_hash=_content_hash(file),
-            created=_now(),
-            state="sending",
-            ensemble=ensemble,
-        )
+    """Record that the file is being sent now: under the id of `row`, which names all alike, or else under a new one."""
+    now = Row(
+        id=row.id if row else f"hw4-{secrets.token_hex(6)}",
+        competition=slug,
+        name=file.path.stem,
+        file=str(file.path),
+        csv_hash=_content_hash(file),
+        created=_now(),
+        state="sending",
+        ensemble=ensemble,
     )
+    if row is None:
+        return ledger.add(now)
+    changes = {key: getattr(now, key) for key in ("name", "file", "csv_hash", "created", "ensemble")}
+    return ledger.update(row.id, **changes)
 
 
 def _find_doubtful(client: KaggleClient, row: Row, report: Callable[[str], None]) -> Submission | None:
     """The submission of a row of which only the sending is known; None when there surely is none."""
-    age = (datetime.now(UTC) - datetime.fromisoformat(row.created)).total_seconds()
-    # A row from the future: the clock was set back since, and nothing is known of its age.
-    seconds = _SETTLE_SECONDS - min(max(0.0, age), _SETTLE_SECONDS)
-    if seconds:
-        report(f"{row.id} was being sent a moment ago: looking for it on Kaggle, for {seconds:.0f} s at most …")
-    return _look_up(client, row.id, seconds)
+    # However old the row says it is: the clock may have been set since.
+    report(f"{row.id} may have been sent before: looking for it on Kaggle, for {_SETTLE_SECONDS:.0f} s at most …")
+    return _look_up(client, row.id, _SETTLE_SECONDS)
 
 
 def _look_up(client: KaggleClient, id: str, seconds: float) -> Submission | None:

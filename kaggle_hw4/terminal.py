@@ -16,9 +16,11 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.text import Text
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-stdout = Console(highlight=False)
+# Without markup: `[…]` in a name or a server's message is not to vanish, or to break the command.
+stderr = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+stdout = Console(highlight=False, markup=False)
 
 Update = Callable[[int, int | None], None]
 
@@ -26,9 +28,14 @@ Update = Callable[[int, int | None], None]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
+def plain(text: str) -> str:
+    """`text` from anywhere without what it may tell a terminal to do."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def say(message: str) -> None:
-    """A notice on stderr, without markup, or what else a name in a file from anywhere may tell a terminal to do."""
-    stderr.print(_CONTROL.sub("\N{REPLACEMENT CHARACTER}", message), markup=False)
+    """A notice on stderr."""
+    stderr.print(plain(message))
 
 
 @contextmanager
@@ -47,7 +54,7 @@ def progress_bar(what: str, *, unit_bytes: bool = False) -> Iterator[Update]:
 def stage() -> Iterator[Callable[[str], None]]:
     """A line that tells what is being done; the block gets `tick(what)`. Silent when not a terminal."""
     with stderr.status("starting") as line:
-        yield line.update if stderr.is_terminal else lambda what: None
+        yield (lambda what: line.update(Text(what))) if stderr.is_terminal else lambda what: None
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kaggle_hw4.competition import Competition
-from kaggle_hw4.ledger import Row
+from kaggle_hw4.ledger import Row, number
 from kaggle_hw4.terminal import duration, size
 
 if TYPE_CHECKING:
@@ -74,8 +74,10 @@ def score_line(row: Row, edition: Competition) -> str:
     """The scores of a submission, and which of the course's lines the public one passes."""
     if not row.public:
         return f"{row.name} (ref {row.ref}): not scored yet"
-    passed = [name for name, line in edition.baselines.items() if float(row.public) >= line]
-    verdict = f"; passes the {passed[-1]} line" if passed else "; below the simple line" if edition.baselines else ""
+    public = number(row.public)
+    passed = [name for name, line in edition.baselines.items() if public is not None and public >= line]
+    below = "; below the simple line" if edition.baselines and public is not None else ""
+    verdict = f"; passes the {passed[-1]} line" if passed else below
     return f"{row.name}: public {row.public}, private {row.private or 'not shown'}{verdict}"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from filelock import FileLock
 
 from benchmarks import ablate, run_command
 from benchmarks.ablation_rows import ROWS, changes, words
@@ -62,6 +63,28 @@ def test_differences_are_those_of_pairs_and_verdicts_follow_from_them() -> None:
     assert line in text
     assert "accuracy 0.7500 ± 0.0500" in text
     assert "accuracy 0.7000 (one run), log loss 0.300 (one run), 10 s a run" in ablate.table(base[:1], [])
+
+
+def test_what_another_process_trains_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.store(tmp_path)
+    workspace = Workspace(tmp_path)
+    make_folds(open_store(workspace.store), workspace.folds_file, k=3)
+    output = tmp_path / "figures.json"
+    monkeypatch.setattr(ablate, "variant", lambda name: replace(variant(name), crop=16, batch=4, layers=1, d_model=16))
+    folder = tmp_path / "ablations" / "runs" / "conformer-full-3-s0" / "fold0"
+    folder.mkdir(parents=True)
+    theirs = FileLock(folder / ".lock")
+    theirs.acquire()
+    ended: list[str] = []
+
+    def note(message: str) -> None:
+        ended.append(message.partition(":")[0])
+        if len(ended) == 3:
+            theirs.release()
+
+    monkeypatch.setattr(ablate, "say", note)
+    ablate.screen(["gain"], tmp_path, 3, "conformer-full", 2, "cpu", output)
+    assert ended == ["gain 0", "base 1", "gain 1", "base 0"]
 
 
 def test_rows_are_trained_once_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

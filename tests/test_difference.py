@@ -113,6 +113,12 @@ def test_diff_takes_files_members_and_runs(bench: Bench, tmp_path: Path) -> None
     run = compare("sample-s0/fold0", "sample-s0")
     assert 0 < run.difference.differ < 100
     assert run.utterances[0]["a_sure"] is not None
+    logits = bench.workspace.runs / "sample-s0" / "fold0" / "test.npy"
+    written = logits.read_bytes()
+    np.save(logits, 2 * np.load(logits))
+    with pytest.raises(DataError, match="its checksum differs"):
+        compare("sample-s0/fold0", str(plain))
+    logits.write_bytes(written)
     with pytest.raises(UsageError, match=r"'nobody'(.|\n)*sample-s0"):
         compare("sample-s0", "nobody")
     (bench.workspace.runs / "sample-s0" / "fold1" / "result.json").unlink()

@@ -17,7 +17,9 @@ from kaggle_hw4.ensemble.recorded import read_record, recorded_blend
 from kaggle_hw4.ensemble.submission import record_of, recorded_name
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.explain import explain
+from kaggle_hw4.runs import Job, train_command, with_steps
 from kaggle_hw4.submit import read_submission
+from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import file_hash, read_json, write_json
 
 
@@ -161,7 +163,7 @@ def test_a_bad_member_from_elsewhere_is_refused(bench: Bench, tmp_path: Path) ->
     hole[7, 2] = np.nan
     ids = bench.store.index["id"]
     for bad, message in (
-        (hole, rf"NaN or infinity, first in row 7 \({ids[7]}\)"),
+        (hole, rf"NaN, infinity or more than 1e\+15, first in row 7 \({ids[7]}\)"),
         (good[:-1], r"holds \(119, 4\) float64, not \(120, 4\)"),
         (good.astype(int), "int64"),
         (np.array(["a"], object), "cannot be read"),
@@ -244,7 +246,7 @@ def test_a_fold_copied_over_another_is_refused(bench: Bench) -> None:
     folder = bench.workspace.runs / "sample-s0"
     shutil.rmtree(folder / "fold1")
     shutil.copytree(folder / "fold0", folder / "fold1")
-    with pytest.raises(DataError, match=r"fold1 was made from something else: fold 0 there, 1 now"):
+    with pytest.raises(DataError, match=r"fold1 holds sample-s0 fold 0: it was copied or renamed"):
         load_member(bench.workspace, bench.store, bench.folds, "sample-s0")
 
 
@@ -296,3 +298,21 @@ def test_a_submission_reads_back_with_pandas(bench: Bench) -> None:
     frame = pd.read_csv(made.file)
     assert list(frame.columns) == ["Id", "Category"]
     assert frame["Category"].isin(bench.store.speakers).all()
+
+
+@pytest.mark.parametrize("copy", ["sample-s0.old", "sample-s7", "other-s0"])
+def test_a_member_whose_folder_was_copied_is_no_member(bench: Bench, copy: str) -> None:
+    bench.member("sample")
+    shutil.copytree(bench.workspace.runs / "sample-s0", bench.workspace.runs / copy)
+    with pytest.raises(DataError, match=rf"{copy}/fold0 holds sample-s0 fold 0: it was copied or renamed"):
+        load_member(bench.workspace, bench.store, bench.folds, copy)
+
+
+def test_the_command_that_finishes_members_names_all_seeds_and_steps() -> None:
+    short, long = with_steps(variant("sample"), 50), variant("conformer-full")
+    jobs = [Job("sample", short, seed, 0) for seed in (0, 1)]
+    assert train_command(jobs) == "kaggle-hw4 train --fold all --variant sample --seed 0 --seed 1 --steps 50"
+    assert train_command([*jobs, Job("conformer-full", long, 0, 0)]).endswith(
+        " --steps 50 && kaggle-hw4 train --fold all --variant conformer-full"
+    )
+    assert train_command([Job("a", short, 0, 0), Job("b", short, 0, 0)]).endswith("--variant a --variant b --steps 50")

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ from written import Bench
 
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.ensemble.blend import Ensemble, make_ensemble
+from kaggle_hw4.ensemble.members import choose_members
 from kaggle_hw4.ensemble.submission import record_of
-from kaggle_hw4.errors import UsageError
+from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.explain import Chain, explain
 from kaggle_hw4.ledger import Ledger, Row
+from kaggle_hw4.runs import Job, identity, run_of
+from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace, file_hash, read_json, write_json
 
 SLUG = "ml2023springhw4"
@@ -164,3 +168,26 @@ def test_a_workspace_that_was_copied_explains_its_own_file(bench: Bench, tmp_pat
     for name in (made.name, "7"):
         (file,) = [link for link in explain(Workspace(copy), SLUG, name, False).links if link.link == "file"]
         assert file.what == str(copy / "submissions" / made.file.name)
+
+
+def test_an_unrelated_record_beside_a_file_elsewhere_is_left_alone(bench: Bench, tmp_path: Path) -> None:
+    made = make(bench)
+    elsewhere = tmp_path / "elsewhere" / "mine.csv"
+    elsewhere.parent.mkdir()
+    shutil.copy(made.file, elsewhere)
+    elsewhere.with_suffix(".json").write_text('{"my": "notes"}')
+    assert "made elsewhere" in chain(bench, str(elsewhere)).links[-1].what
+
+
+def test_a_variant_of_a_scripts_own_is_not_checked(bench: Bench) -> None:
+    job = Job("mine", variant("sample"), 0, 0)
+    for fold in range(bench.folds.k):
+        ours, run = (run_of(bench.workspace, replace(job, name=name, fold=fold)) for name in ("mine", "sample"))
+        shutil.copytree(run.folder, ours.folder)
+        write_json(ours.record, identity(replace(job, fold=fold), bench.store, bench.folds))
+    found = chain(bench, make(bench).name)
+    assert found.broken is None
+    assert {link.link: link.state for link in found.links}["variant mine-s0"] == "not checked"
+    shutil.rmtree(bench.workspace.runs / "mine-s0" / "fold1")
+    with pytest.raises(DataError, match=r"mine-s0: fold 1(.|\n)*--variant mine --steps 70000"):
+        choose_members(bench.workspace, bench.folds.k, ["mine-s0"])

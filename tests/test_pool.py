@@ -54,6 +54,15 @@ def test_a_member_that_knows_nothing_all_or_worse_than_nothing_has_a_temperature
     assert 0 < convex.fit_temperature(pool, 0, pool.all_folds) < np.inf
 
 
+@pytest.mark.parametrize("mask", [-50.0, -1e3, -1e9, -1e14])
+def test_speakers_that_are_ruled_out_do_not_set_the_scale(mask: float) -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(4_000, 100)) * 2
+    logits[logits < np.sort(logits, axis=1)[:, -20:-19]] = mask
+    pool = pool_of([logits], drawn(logits, rng))
+    assert convex.fit_temperature(pool, 0, pool.all_folds) == pytest.approx(1.0, rel=0.05)
+
+
 def test_members_that_know_next_to_nothing_have_temperatures() -> None:
     """Their loss is flat: seed 186 of these needs a step whose gain single precision does not show."""
     labels = np.repeat(np.arange(4), 9)

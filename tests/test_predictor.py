@@ -25,7 +25,7 @@ from kaggle_hw4.folds import Folds, make_folds
 from kaggle_hw4.predictor import Predictor
 from kaggle_hw4.rehearsal.make import make
 from kaggle_hw4.rehearsal.voices import draw_speaker, utterance
-from kaggle_hw4.runs import REFIT, Job
+from kaggle_hw4.runs import REFIT, Job, run_of
 from kaggle_hw4.training.session import do_jobs
 from kaggle_hw4.variants import variant
 from kaggle_hw4.verbs import blend, get_data
@@ -235,3 +235,21 @@ def test_a_member_from_elsewhere_has_no_models_to_export(tmp_path: Path) -> None
         export(bench.workspace, made.name)
     assert open_store(bench.workspace.store).hash == bench.store.hash
     assert not bench.workspace.predictor.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "other"])
+def test_verifying_a_chain_finds_test_logits_that_are_damaged(trained: Trained, damage: str) -> None:
+    run = run_of(trained.workspace, Job("ecapa", variant("ecapa"), 0, 1))
+    written = run.test.read_bytes()
+    try:
+        run.test.write_bytes(written[:100] if damage == "cut" else written[:-1] + bytes([written[-1] ^ 1]))
+        if damage == "gone":
+            run.test.unlink()
+        result = hw4(trained.workspace.root, "explain", trained.made.name, "--verify", "--json")
+    finally:
+        run.test.write_bytes(written)
+    assert result.exit_code == 3, result.output
+    states = {link["link"]: link for link in json.loads(result.stdout)["links"]}
+    for link in ("logits ecapa-s0", "checkpoints ecapa-s0"):
+        assert states[link]["state"] == "differs"
+        assert "test.npy" in states[link]["found"]

@@ -91,8 +91,12 @@ def _model_minimum(v: np.ndarray, gradient: np.ndarray, hessian: np.ndarray) -> 
 def fit_temperature(pool: Pool, member: int, folds: list[int], start: float | None = None) -> float:
     """The T > 0 for which the log loss of logits / T is least over these folds (Guo et al. 2017)."""
     some = pool.only([member]).scaled(np.ones(1))
-    # In units of the spread of its logits, so that the tolerance means the same for loud members and quiet ones.
-    spread = float(some.margins(next(some.pieces(folds))).std()) or 1.0
+    # In units of what the strongest rival is usually off by, so that the tolerance means the same for loud members and
+    # quiet ones. Of all rivals: speakers that a member rules out, with -1e9 say, would set the scale.
+    piece = next(some.pieces(folds))
+    (margins,) = some.margins(piece)
+    margins[np.arange(len(margins)), some.labels[piece.fold][piece.rows]] = -np.inf
+    spread = float(np.median(np.abs(margins.max(1)))) or 1.0
     alone = some.scaled(np.array([1 / spread]))
     found = fit(alone, folds, None if start is None else np.array([spread / start]))
     return float(spread / np.clip(found.weights[0], _LEAST, _MOST))

@@ -11,11 +11,12 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.recipe import Variant
-from kaggle_hw4.runs import REFIT, Job, Run, check_identity, identity, job_of, run_at, train_command
+from kaggle_hw4.runs import REFIT, Run, check_identity, check_place, identity, job_of, run_at, train_command
 from kaggle_hw4.variants import SETS
 from kaggle_hw4.workspace import Workspace, check_fields, content_hash, file_hash
 
 _CHECKED_AT_ONCE = 4096  # rows
+_LARGEST = 1e15  # of a logit: the squares of larger ones leave single precision
 _LONGEST_HEADER = 1 << 16  # bytes, in a .npy file
 
 
@@ -125,8 +126,8 @@ def load_fold(workspace: Workspace, store: Store, folds: Folds, name: str, fold:
         check_fields(result, test=str, oof=NoneType if fold == REFIT else str)
     except ValueError as error:
         raise DataError(f"{run.result} is not the result of a run: {error}", run.train_again) from error
-    variant_name, _, seed = name.rpartition("-s")
-    expected = identity(Job(variant_name, job.variant, int(seed), fold), store, folds)
+    check_place(workspace, run)
+    expected = identity(job, store, folds)
     check_identity(run, expected)
     oof, speakers = None, len(store.speakers)
     if fold != REFIT:
@@ -193,8 +194,9 @@ def _checked(path: Path, expected_hash: str | None, ids: list[str], speakers: in
         found = f"{logits.shape} {logits.dtype}" if isinstance(logits, np.ndarray) else type(logits).__name__
         raise DataError(f"{path} holds {found}, not {(len(ids), speakers)} logits in floating point", remedy)
     for start in range(0, len(ids), _CHECKED_AT_ONCE):
-        finite = np.isfinite(logits[start : start + _CHECKED_AT_ONCE]).all(1)
-        if not finite.all():
-            first = start + int(np.flatnonzero(~finite)[0])
-            raise DataError(f"{path} holds NaN or infinity, first in row {first} ({ids[first]})", remedy)
+        usable = (np.abs(logits[start : start + _CHECKED_AT_ONCE]) <= _LARGEST).all(1)
+        if not usable.all():
+            first = start + int(np.flatnonzero(~usable)[0])
+            kinds = f"NaN, infinity or more than {_LARGEST:.0e}"
+            raise DataError(f"{path} holds {kinds}, first in row {first} ({ids[first]})", remedy)
     return logits

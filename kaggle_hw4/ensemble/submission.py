@@ -16,16 +16,23 @@ def record_of(csv: Path) -> Path:
     return csv.with_suffix(".json")
 
 
+def has_record(workspace: Workspace, csv: Path) -> bool:
+    """Whether a file is a submission of the workspace beside the record of what it was made from."""
+    record = record_of(csv)
+    if csv.resolve().parent != workspace.submissions.resolve() or not record.exists():
+        return False
+    return isinstance(read_json(record, f"Delete {record}; {_AGAIN}"), dict)
+
+
 def recorded_name(workspace: Workspace, csv: Path) -> str:
     """The name of the ensemble whose file this is; "" for a file without a record.
 
     Raises:
         DataError: it is not the file that was written, or its record is damaged.
     """
-    record = record_of(csv)
-    if csv.resolve().parent != workspace.submissions.resolve() or not record.exists():
+    if not has_record(workspace, csv):
         return ""
-    if read_json(record, f"Delete {record}; {_AGAIN}").get("csv") != file_hash(csv):
+    if read_json(record_of(csv), "").get("csv") != file_hash(csv):
         raise DataError(
             f"{csv} is not the file that was written: its checksum differs",
             f"Delete it; {_AGAIN} A file of your own needs a name of its own.",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kaggle_hw4.board import Board, SubmissionLine, number, read_board
+from kaggle_hw4.board import Board, SubmissionLine, read_board
 from kaggle_hw4.check import Finding, check_data, confused_pairs
 from kaggle_hw4.competition import DEFAULT_SLUG, Competition, competition
 from kaggle_hw4.data.store import Store, open_store
@@ -16,8 +16,9 @@ from kaggle_hw4.ensemble.recorded import read_record
 from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.folds import Folds, load_folds
+from kaggle_hw4.ledger import number
 from kaggle_hw4.report.naming import Naming, named_by_blend, named_by_member
-from kaggle_hw4.runs import Job, Run, job_of
+from kaggle_hw4.runs import Job, Run, check_place, job_of
 from kaggle_hw4.workspace import Workspace
 
 Curve = list[tuple[int, float]]
@@ -89,8 +90,9 @@ class Material:
         trainings, problems = [], []
         for folder in sorted(self.workspace.runs.glob("*/fold*")):
             try:
-                if Run(folder).record.exists():
-                    trainings.append(_training(Run(folder)))
+                if (run := Run(folder)).record.exists():
+                    check_place(self.workspace, run)
+                    trainings.append(_training(run))
             except HW4Error as error:
                 problems.append(DataError(error.cause, error.remedy))
         return trainings, problems

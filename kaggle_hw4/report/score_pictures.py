@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kaggle_hw4.board import SubmissionLine, number
+from kaggle_hw4.board import SubmissionLine
 from kaggle_hw4.errors import DataError
+from kaggle_hw4.ledger import number
 from kaggle_hw4.report.material import Material
 from kaggle_hw4.report.svg import FAINT, INK, MUTED, PAPER, SEQUENTIAL, SERIES, bare, panels, scale_of, short
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from kaggle_hw4.board import SubmissionLine, number
+from kaggle_hw4.board import SubmissionLine
 from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.explain import explain
+from kaggle_hw4.ledger import number
 from kaggle_hw4.report.material import Material
 from kaggle_hw4.version import code_version
 

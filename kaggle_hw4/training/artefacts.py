@@ -85,7 +85,13 @@ def spot_check(workspace: Workspace, job: Job, store: Store, folds: Folds, rows:
     shortest = np.argsort(store.lengths[store.test_rows], kind="stable")[:rows]
     v, frames = job.variant, Frames(store, torch.device("cpu"))
     found = predict(model, frames, store.test_rows[shortest], crops=v.test_crops, crop=v.longest_crop)
-    recorded = np.load(run.test, mmap_mode="r", allow_pickle=False)[shortest]
+    try:
+        if file_hash(run.test) != run.read_result().get("test"):
+            raise ValueError("it is not the file that was written: its checksum differs")
+        recorded = np.load(run.test, mmap_mode="r", allow_pickle=False)[shortest]
+    except (OSError, ValueError) as error:
+        again = f"Write it anew from the weights: kaggle-hw4 predict {job.member}"
+        raise DataError(f"{run.test} cannot be read: {error}", again) from error
     return float(np.abs(found - recorded).max() / max(np.abs(recorded).max(), 1e-6))
 
 

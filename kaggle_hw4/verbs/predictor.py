@@ -24,13 +24,13 @@ def export(workspace: Workspace, names: Names = (), output: Path | str | None = 
         DataError: what an ensemble cannot be made from, or a member from elsewhere.
     """
     from kaggle_hw4.ensemble.recorded import read_record
-    from kaggle_hw4.ensemble.submission import record_of
+    from kaggle_hw4.ensemble.submission import has_record
     from kaggle_hw4.exporting import predictor_of
     from kaggle_hw4.terminal import stage
 
     chosen = listed(names)
     csv = workspace.submissions / f"{chosen[0]}.csv" if len(chosen) == 1 else None
-    if csv is None or not record_of(csv).exists():
+    if csv is None or not has_record(workspace, csv):
         csv = blend(workspace, chosen).file
     store, split = open_split(workspace)
     with stage() as tick:
