@@ -138,6 +138,8 @@ class Variant:
                 f"subsampling {self.subsampling} of {self.backbone}",
                 "Choose 1, 2 or 4 for a transformer or conformer, 1 for the others.",
             )
+        if self.backbone == "conformer" and self.kernel % 2 == 0:
+            raise UsageError(f"kernel {self.kernel}", "Choose an odd number of frames: it has a middle.")
         if self.aggregate and not attends:
             raise UsageError(f"aggregate with {self.backbone}", "It is for transformer and conformer: leave it off.")
         if self.pre_norm and self.backbone != "transformer":
@@ -161,11 +163,14 @@ class Variant:
             )
 
     def _check_training(self) -> None:
-        if self.stride > min(self.crop_lengths):
+        shortest = min(*self.crop_lengths, self.final_crop or self.crop)
+        if self.stride > shortest:
             raise UsageError(
-                f"subsampling by {self.stride} is longer than a crop of {min(self.crop_lengths)} frames",
+                f"subsampling by {self.stride} is longer than a crop of {shortest} frames",
                 "Choose longer crops, or less subsampling.",
             )
+        if min(self.steps, self.lr, self.clip) <= 0:
+            raise UsageError(f"steps {self.steps}, lr {self.lr}, clip {self.clip}", "Choose all above 0.")
         if bool(self.final_share) != bool(self.final_crop):
             raise UsageError(
                 f"final_share {self.final_share} with final_crop {self.final_crop}",
@@ -184,10 +189,12 @@ class Variant:
                 f"two masks of up to {self.time_mask} frames and {self.mel_mask} mels hide a whole crop",
                 f"Choose less than half of {min(self.crop_lengths)} frames and of {N_MELS} mels.",
             )
-        if min(self.equaliser, self.gain, self.mixup, self.test_crops) < 0:
-            raise UsageError("equaliser, gain, mixup and test_crops cannot be below 0", "0 leaves each off.")
-        if self.mixup and self.batch < 2:
-            raise UsageError(f"mixup in a batch of {self.batch}", "Choose a batch of at least 2.")
+        for field in ("equaliser", "gain", "mixup", "test_crops", "embedding", "warmup", "weight_decay"):
+            if getattr(self, field) < 0:
+                raise UsageError(f"{field} {getattr(self, field)} is below 0", "0 leaves it off.")
+        for field in ("mixup", "embedding"):
+            if getattr(self, field) and self.batch < 2:
+                raise UsageError(f"{field} in a batch of {self.batch}", "Choose a batch of at least 2.")
 
     @property
     def crop_lengths(self) -> tuple[int, ...]:

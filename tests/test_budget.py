@@ -7,19 +7,22 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from typer.testing import CliRunner, Result
 
+from kaggle_hw4.cli import app
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, HW4Error, UsageError
 from kaggle_hw4.folds import Folds, make_folds
-from kaggle_hw4.jobs.budget import Allotment, allot, kept, parse_duration
+from kaggle_hw4.jobs import engine as engine_module
+from kaggle_hw4.jobs.budget import Allotment, allot, parse_duration, recall, remember
 from kaggle_hw4.jobs.calibrate import Cost, measure
-from kaggle_hw4.jobs.engine import part_of_the_time, rounds_left
+from kaggle_hw4.jobs.engine import Answer
 from kaggle_hw4.jobs.plan import Plan, PlannedJob, job_seconds, make_plan
 from kaggle_hw4.jobs.work import work
-from kaggle_hw4.runs import Job
+from kaggle_hw4.runs import Job, claim, identity, run_of, with_steps
 from kaggle_hw4.variants import Variant, expand, variant
 from kaggle_hw4.views import plan_lines
-from kaggle_hw4.workspace import Workspace, write_json
+from kaggle_hw4.workspace import Workspace, read_json, write_json
 
 VARIANTS = {name: replace(variant(name), batch=2, crop=8) for name in expand(["default"])}
 HOUR = 3600.0
@@ -112,13 +115,62 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 def test_the_same_request_goes_on_with_what_was_allotted(data: tuple[Store, Folds], tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    first = kept(workspace, {"budget": "1h"}, lambda: allotted(data, HOUR))
-    slower = lambda: allotted(data, 0.7 * HOUR)  # noqa: E731
-    assert kept(workspace, {"budget": "1h"}, slower) == first
-    assert kept(workspace, {"budget": "42m"}, slower) != first
-    write_json(workspace.runs / "budget.json", {"request": {"budget": "1h"}, "chosen": {"a": {"b": 1}}, "seeds": []})
-    with pytest.raises(DataError, match=r"budget\.json is damaged"):
-        kept(workspace, {"budget": "1h"}, slower)
+    hour, less = allotted(data, HOUR), allotted(data, 0.7 * HOUR)
+    assert recall(workspace, {"budget": "1h"}) is None
+    remember(workspace, {"budget": "1h"}, hour)
+    remember(workspace, {"budget": "42m"}, less)
+    assert recall(workspace, {"budget": "1h"}) == hour != less == recall(workspace, {"budget": "42m"})
+    (path,) = [p for p in workspace.runs.glob("budget-*.json") if read_json(p, "")["request"] == {"budget": "1h"}]
+    write_json(path, {"request": {"budget": "1h"}, "chosen": {"a": {"b": 1}}, "seeds": []})
+    with pytest.raises(DataError, match=rf"{path.name} is damaged"):
+        recall(workspace, {"budget": "1h"})
+
+
+def test_looking_at_another_budget_leaves_the_one_under_way_alone(data: tuple[Store, Folds]) -> None:
+    root = data[0].folder.parents[1]
+
+    def planned(budget: str, *options: str) -> Result:
+        arguments = ["--root", str(root), "train", "--budget", budget, "--variant", "sample", "--device", "cpu"]
+        return CliRunner().invoke(app, [*arguments, "--fold", "0", *options])
+
+    assert planned("2h", "--dry-run").exit_code == 0
+    assert not (root / "runs").exists()
+    store, folds = data
+    begun = allot({"sample": with_steps(variant("sample"), 150)}, [0], [0], budget=300, costs=COSTS, workers=1,
+                  store=store, folds=folds)  # fmt: skip
+    request = {"budget": "2h", "variants": ["sample"], "folds": [0], "seeds": None, "steps": None}
+    remember(Workspace(root), request | {"data": store.hash, "split": folds.hash}, begun)
+    run = run_of(Workspace(root), job := Job("sample", begun.chosen["sample"], 0, 0))
+    claim(run, identity(job, store, folds))
+    run.checkpoint.touch()
+    before = sorted(path.name for path in (root / "runs").iterdir())
+    assert planned("3h").exit_code == 3
+    assert planned("3h", "--dry-run").exit_code == 3
+    assert sorted(path.name for path in (root / "runs").iterdir()) == before
+    result = planned("2h", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "150 steps" in result.stderr
+
+
+@pytest.mark.parametrize("budget", [150, 180, 200, 240, 400])
+def test_the_most_steps_that_fit_are_found_where_a_gpu_begins_to_compile(
+    data: tuple[Store, Folds], budget: float
+) -> None:
+    store, folds = data
+    cost = Cost(0.01, 5, 1000, compiles=True)
+    v = {"a": replace(VARIANTS["conformer-full"], steps=40_000)}
+    options = {"costs": lambda name, v: cost, "workers": 1, "store": store, "folds": folds}
+    made = allot(v, [0, 1, 2], [0], budget=budget, **options)
+    steps = made.chosen["a"].steps
+    usable = 0.85 * budget - 15
+
+    def seconds(steps: int) -> float:
+        return sum(
+            job_seconds(Job("a", with_steps(v["a"], steps), 0, fold), 0, cost, store, folds) for fold in range(3)
+        )
+
+    assert seconds(steps) <= usable
+    assert not [more for more in range(steps + 50, 40_001, 50) if seconds(more) <= usable]
 
 
 def test_calibration_times_real_steps(data: tuple[Store, Folds]) -> None:
@@ -181,6 +233,52 @@ def test_out_of_memory_halves_the_group(data: tuple[Store, Folds], monkeypatch: 
     assert tried == [[0, 1, 2], [0], [1, 2], [1], [2]]
 
 
-def test_a_late_group_leaves_their_time_to_those_after_it() -> None:
-    assert [rounds_left(number, 5, 2) for number in range(5)] == [3, 3, 2, 2, 1]
-    assert part_of_the_time(315, rounds=3, closing=10) == 300 / 3 - 20
+class Simulation:
+    """An engine of two workers whose groups take `factor` times the seconds planned, or until their limit."""
+
+    device, workers = torch.device("cpu"), 2
+
+    def __init__(self, plan: Plan, factor: float) -> None:
+        self.now, self.plan, self.factor = 0.0, plan, factor
+        self.ends: dict[int, float] = {}
+        self.trained: dict[int, float] = {}  # share of its training that a group was given
+
+    def start(self, number: int, jobs: list[Job], seconds: float | None) -> bool:
+        (planned,) = self.plan.groups[number]
+        assert seconds is not None
+        wanted = self.factor * (planned.seconds - planned.closing)
+        self.trained[number] = min(1.0, seconds / wanted)
+        self.ends[number] = self.now + min(seconds, wanted) + self.factor * planned.closing
+        return True
+
+    def answers(self) -> list[tuple[int, Answer]]:
+        self.now = min(self.ends.values())
+        ended = [number for number, end in self.ends.items() if end <= self.now]
+        for number in ended:
+            del self.ends[number]
+        return [(number, {}) for number in ended]
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.1, 1.3])
+def test_a_late_machine_shortens_all_trainings_alike_and_a_timely_one_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    jobs = [
+        PlannedJob(Job(name, variant("sample"), 0, fold), 0, seconds, False, closing=5.0)
+        for name, seconds in (("dear", 6000.0), ("middle", 2500.0), ("cheap", 1000.0))
+        for fold in range(3)
+    ]
+    plan = Plan(jobs, 2, 0, dict.fromkeys(("dear", "middle", "cheap"), 1))
+    simulation = Simulation(plan, factor)
+    monkeypatch.setattr(engine_module.time, "monotonic", lambda: simulation.now)
+    deadline = (plan.seconds + 15) / 0.85
+    course = engine_module._Course(Workspace(tmp_path), plan, simulation, deadline)
+    while course.unfinished:
+        course.hand_out()
+        course.collect()
+    assert simulation.now <= deadline
+    if factor <= 1.1:
+        assert min(simulation.trained.values()) == 1.0
+    else:
+        assert 0.85 < min(simulation.trained.values()) <= 1.0
+        assert simulation.trained[0] > 0.85  # the dear ones come first, and are not the only ones cut

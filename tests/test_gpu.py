@@ -1,16 +1,20 @@
 """What a GPU would refuse or do slowly, found without one: types that do not fit, code that does not compile."""
 
+import gc
+import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from jobs_done import Session, small, trainer_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kaggle_hw4 import variants
-from kaggle_hw4.training.capture import Kind
+from kaggle_hw4 import variants, verbs
+from kaggle_hw4.training.capture import Graphs, Kind
 from kaggle_hw4.training.group import Group
 from kaggle_hw4.training.trainer import Trainer
+from kaggle_hw4.workspace import Workspace
 
 NAMES = ("sample", "transformer-full", "conformer-full", *variants.SETS["best"])
 
@@ -75,3 +79,33 @@ def test_where_the_compiler_fails_training_goes_on_without(
     crowded._graphs = Breaking(crowded, torch.OutOfMemoryError("full"))  # type: ignore[assignment]
     with pytest.raises(torch.OutOfMemoryError):  # fewer at once are the answer to that
         crowded.train_step()
+
+
+def test_a_trainer_that_nobody_needs_leaves_the_gpu_at_once(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its data and its graphs' memory are what the next one needs, and Python looks for circles when it likes."""
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    trainer = trainer_of(session, small("sample"), [0])
+    trainer._graphs = Graphs(trainer._compute, trainer._tensors, trainer.device)
+    alive = weakref.ref(trainer)
+    gc.disable()
+    try:
+        del trainer
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_predicting_names_one_of_the_gpus(session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """PyTorch refuses to make `cuda` the current device: it has no number."""
+
+    class Chosen(Exception):
+        pass
+
+    def choose(device: torch.device) -> None:
+        raise Chosen(str(device))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", choose)
+    with pytest.raises(Chosen, match="cuda:0"):
+        verbs.predict(Workspace(tmp_path))

@@ -242,7 +242,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"time_warp": 0.3}, "time_warp 0.3"),
     ({"noise": 1.5}, "noise 1.5"),
     ({"mixup": 0.2, "batch": 1}, "mixup in a batch of 1"),
-    ({"gain": -1.0}, "cannot be below 0"),
+    ({"gain": -1.0}, "gain -1.0 is below 0"),
+    ({"embedding": 16, "batch": 1}, "embedding in a batch of 1"),
+    ({"kernel": 30}, "kernel 30"),
+    ({"steps": 0}, "steps 0"),
+    ({"lr": -1e-3}, "lr -0.001"),
+    ({"backbone": "resnet", "final_share": 0.1, "final_crop": 4}, "subsampling by 8 is longer than a crop of 4 frames"),
 ]
 
 

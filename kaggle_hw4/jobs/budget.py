@@ -4,15 +4,19 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
 
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
-from kaggle_hw4.jobs.plan import Costs, job_seconds
+from kaggle_hw4.jobs.plan import Costs, job_seconds, wall_time
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, with_steps
 from kaggle_hw4.terminal import duration
-from kaggle_hw4.workspace import Workspace, read_json, write_json
+from kaggle_hw4.training.capture import compiled_from
+from kaggle_hw4.workspace import Workspace, content_hash, read_json, write_json
 
 _PLANNED_SHARE = 0.85  # of the time: the rest is for a machine slower than it was in calibration
 _START_SECONDS = 15.0  # of the workers, and of the last logits
@@ -60,19 +64,22 @@ def allot(
     usable = budget * _PLANNED_SHARE - _START_SECONDS
 
     def seconds(chosen: dict[str, Variant], steps: int, seeds: int) -> float:
-        """Wall time of all jobs, handed to the workers in turn."""
-        busy = [0.0] * workers
-        for name, v in chosen.items():
-            for fold in [fold for _ in range(seeds) for fold in fold_numbers]:
-                job = Job(name, with_steps(v, min(steps, v.steps)), 0, fold)
-                busy[busy.index(min(busy))] += job_seconds(job, 0, costs(name, v), store, folds)
-        return max(busy)
+        """Wall time of all jobs."""
+        jobs = [
+            (Job(name, with_steps(v, min(steps, v.steps)), 0, fold), costs(name, v))
+            for name, v in chosen.items()
+            for fold in seeds * fold_numbers
+        ]
+        return wall_time((job_seconds(job, 0, cost, store, folds) for job, cost in jobs), workers)
 
     count = len(seeds or [0])
     for left_out in range(len(variants)):
         chosen = dict(list(variants.items())[left_out:])
         longest = range(1, max(v.steps for v in chosen.values()) + 1)
-        steps = bisect_right(longest, usable, key=lambda steps: seconds(chosen, steps, count))
+        measured = [costs(name, v) for name, v in chosen.items()]
+        jumps = {compiled_from(cost.together) for cost in measured if cost.compiles}
+        ranges = [1, *sorted(n for n in jumps if n in longest and n > 1), len(longest) + 1]
+        steps = _most_steps(usable, ranges, partial(seconds, chosen, seeds=count))
         if steps >= min(_FEW_STEPS, len(longest)):
             break
     if steps < min(_LEAST_STEPS, len(longest)):
@@ -88,24 +95,35 @@ def allot(
     return Allotment(shortened, seeds or list(range(count)))
 
 
-def kept(workspace: Workspace, request: dict[str, object], make: Callable[[], Allotment]) -> Allotment:
-    """The allotment begun for the same `request`, so that the same command goes on; else a new one, recorded.
+def _most_steps(usable: float, ranges: list[int], seconds: Callable[[int], float]) -> int:
+    """The most steps that take no more than `usable` seconds, 0 for none.
 
-    Raises:
-        DataError: the record is damaged.
-        UsageError: see `allot`.
+    `ranges` are the borders of ranges in which more steps take longer; where a GPU begins to compile, they take less.
     """
-    path = workspace.runs / "budget.json"
+    for begin, end in reversed(list(pairwise(ranges))):
+        if fitting := bisect_right(range(begin, end), usable, key=seconds):
+            return begin + fitting - 1
+    return 0
+
+
+def recall(workspace: Workspace, request: dict[str, object]) -> Allotment | None:
+    """The allotment begun for the same `request`, so that the same command goes on. Raises DataError: damaged."""
+    path = _record_of(workspace, request)
+    if not path.exists():
+        return None
     again = f"Delete {path}: the time is planned anew."
-    if path.exists():
-        record = read_json(path, again)
-        if isinstance(record, dict) and record.get("request") == request:
-            try:
-                chosen = {name: Variant(**recipe) for name, recipe in record["chosen"].items()}
-                return Allotment(chosen, record["seeds"])
-            except (KeyError, TypeError, AttributeError) as error:
-                raise DataError(f"{path} is damaged: {error}", again) from error
-    made = make()
+    record = read_json(path, again)
+    try:
+        return Allotment({name: Variant(**recipe) for name, recipe in record["chosen"].items()}, record["seeds"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged: {error}", again) from error
+
+
+def remember(workspace: Workspace, request: dict[str, object], made: Allotment) -> None:
+    """Record what was begun for `request`."""
     recipes = {name: v.recipe() for name, v in made.chosen.items()}
-    write_json(path, {"request": request, "chosen": recipes, "seeds": made.seeds})
-    return made
+    write_json(_record_of(workspace, request), {"request": request, "chosen": recipes, "seeds": made.seeds})
+
+
+def _record_of(workspace: Workspace, request: dict[str, object]) -> Path:
+    return workspace.runs / f"budget-{content_hash(request)}.json"

@@ -3,7 +3,7 @@
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import UsageError
 from kaggle_hw4.folds import Folds
-from kaggle_hw4.jobs.budget import allot, kept, parse_duration
+from kaggle_hw4.jobs.budget import allot, parse_duration, recall, remember
 from kaggle_hw4.jobs.engine import Engine
 from kaggle_hw4.jobs.local import LocalEngine
 from kaggle_hw4.jobs.plan import Plan, choose_device, choose_folds, make_plan
@@ -59,8 +59,9 @@ def plan_training(
     budget: str | None,
     refit: bool = False,
     engine: Engine,
+    dry_run: bool = False,
 ) -> tuple[Plan, float | None]:
-    """The plan, and the seconds it may take (None without `budget`).
+    """The plan, and the seconds it may take (None without `budget`); what these hold is recorded but in a dry run.
 
     Raises:
         UsageError: an unknown variant or fold, crops longer than any utterance, no duration, or one too short;
@@ -81,21 +82,23 @@ def plan_training(
     for name, v in chosen.items():
         check_fits(name, v, store)
     seconds = None if budget is None else parse_duration(budget)
-    costs, workers = engine.costs(len(fold_numbers) * len(seeds or [0])), engine.workers
+    workers = engine.workers
+    jobs = len(fold_numbers) * len(seeds or [0])
+    parts = min(jobs, -(-workers // len(chosen)))  # in which the workers take those of a variant, see Plan.groups
+    costs = engine.costs(-(-jobs // parts))
+    request: dict[str, object] = {
+        "budget": budget,
+        "variants": list(chosen),
+        "folds": fold_numbers,
+        "seeds": seeds,
+        "steps": steps,
+        "data": store.hash,
+        "split": folds.hash,
+    }
+    allotted = None
     if seconds is not None:
-        request: dict[str, object] = {
-            "budget": budget,
-            "variants": list(chosen),
-            "folds": fold_numbers,
-            "seeds": seeds,
-            "steps": steps,
-        }
-        allotted = kept(
-            workspace,
-            request | {"data": store.hash, "split": folds.hash},
-            lambda: allot(
-                chosen, fold_numbers, seeds, budget=seconds, costs=costs, workers=workers, store=store, folds=folds
-            ),
+        allotted = recall(workspace, request) or allot(
+            chosen, fold_numbers, seeds, budget=seconds, costs=costs, workers=workers, store=store, folds=folds
         )
         chosen, seeds = allotted.chosen, allotted.seeds
     plan = make_plan(
@@ -109,6 +112,8 @@ def plan_training(
         workers=workers,
         member_by_member=seconds is not None,
     )
+    if allotted and not dry_run:
+        remember(workspace, request, allotted)
     return plan, seconds
 
 

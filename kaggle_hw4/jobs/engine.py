@@ -9,7 +9,7 @@ import torch
 
 from kaggle_hw4.errors import DataError, HW4Error, PendingError
 from kaggle_hw4.jobs.display import TrainingDisplay
-from kaggle_hw4.jobs.plan import Costs, Plan, PlannedJob
+from kaggle_hw4.jobs.plan import Costs, Plan, PlannedJob, wall_time
 from kaggle_hw4.runs import Job, run_of
 from kaggle_hw4.terminal import duration, say
 from kaggle_hw4.workspace import Workspace
@@ -98,8 +98,10 @@ def run_plan(workspace: Workspace, plan: Plan, engine: Engine, deadline: float |
 
 @dataclass
 class _AtWork:
-    """A group that was handed out: the signs of life so far, and how long there was none."""
+    """A group that was handed out: when, for how many seconds at most, its signs of life, how long there was none."""
 
+    began: float
+    limit: float | None
     signs: int = 0
     silent: float = 0.0
     queued: float = 0.0
@@ -129,17 +131,27 @@ class _Course:
             if len(self._at_work) == self._plan.workers:
                 break
             jobs = [planned.job for planned in self._groups[number]]
-            if self._engine.start(number, jobs, self._seconds(number)):
+            limit = self._limit(number)
+            if self._engine.start(number, jobs, limit):
                 self._waiting.remove(number)
-                self._at_work[number] = _AtWork()
+                self._at_work[number] = _AtWork(time.monotonic(), limit)
 
-    def _seconds(self, number: int) -> float | None:
+    def _limit(self, number: int) -> float | None:
         """A group's part of the time that is left."""
         if self._deadline is None:
             return None
-        rounds = rounds_left(number, len(self._groups), self._plan.workers)
+        now = time.monotonic()
+        at_work = []
+        for other, state in self._at_work.items():
+            left = 1 - (now - state.began) / state.limit if state.limit and state.limit > 0 else 0.0
+            at_work.append(self._planned(other) * max(0.0, left))
+        waiting = [self._planned(other) for other in self._waiting if other != number]
+        busy = wall_time([*at_work, self._planned(number), *waiting], self._plan.workers)
         closing = sum(planned.closing for planned in self._groups[number])
-        return part_of_the_time(self._deadline - time.monotonic(), rounds, closing)
+        return part_of_the_time(self._deadline - now, self._planned(number), busy, closing)
+
+    def _planned(self, number: int) -> float:
+        return sum(planned.seconds for planned in self._groups[number])
 
     def collect(self) -> list[PlannedJob]:
         """Take the answers; gives the jobs that are done."""
@@ -213,17 +225,12 @@ class _Course:
         raise type(first)(f"{job}: {first.cause}{more}", first.remedy)
 
 
-def rounds_left(number: int, groups: int, workers: int) -> int:
-    """How many groups the worker of group `number` does from there on, this one included."""
-    return -(-groups // workers) - number // workers
+def part_of_the_time(left: float, planned: float, busy: float, closing: float) -> float:
+    """Seconds for the training of a group that should take `planned` of the `busy` seconds still to come for all.
 
-
-def part_of_the_time(left: float, rounds: int, closing: float) -> float:
-    """Seconds for the training of a group whose worker does `rounds` more, this one included.
-
-    On a machine slower than it was in calibration trainings end early rather than never.
+    On a machine slower than it was in calibration trainings end early rather than never, and all by the same share.
     """
-    return (left - _RESERVE_SECONDS) / rounds - 2 * closing
+    return (left - _RESERVE_SECONDS) * planned / busy - 2 * closing
 
 
 def silence() -> str:

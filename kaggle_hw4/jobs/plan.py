@@ -1,7 +1,7 @@
 """What `train` is going to do, how long it takes and what it writes: shown before anything starts."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import groupby
 from statistics import fmean
@@ -73,10 +73,15 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Wall time: the groups handed to the workers in turn."""
-        busy = [0.0] * self.workers
-        for group in self.groups:
-            busy[busy.index(min(busy))] += sum(planned.seconds for planned in group)
-        return max(busy)
+        return wall_time([sum(planned.seconds for planned in group) for group in self.groups], self.workers)
+
+
+def wall_time(seconds: Iterable[float], workers: int) -> float:
+    """How long `workers` are busy with what takes so many seconds each, handed out in turn."""
+    busy = [0.0] * workers
+    for each in seconds:
+        busy[busy.index(min(busy))] += each
+    return max(busy)
 
 
 def choose_device(name: str) -> torch.device:

@@ -1,6 +1,7 @@
 """A training step as CUDA graphs: launched one by one, its thousand small kernels keep the GPU waiting."""
 
 from collections.abc import Callable
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -15,19 +16,26 @@ COMPILED_SHARE = 0.5  # of the time of a step that is not compiled
 Kind = tuple[int, bool]  # length of the crops in frames; whether some are padded
 
 
+def compiled_from(models: int) -> int:
+    """The least number of steps from which `models` trainings at once are compiled."""
+    return -(-_WORTH_COMPILING // models)
+
+
 def worth_compiling(variant: Variant, models: int) -> bool:
     """Whether `models` trainings at once of all steps of `variant` win back on a GPU what compiling takes."""
-    return variant.steps * models >= _WORTH_COMPILING
+    return variant.steps >= compiled_from(models)
 
 
 class Graphs:
-    """`step` as one graph for each kind of batch, captured when the first of its kind comes.
+    """The method `step` as one graph for each kind of batch, captured when the first of its kind comes.
 
-    What `step` reads and writes stays where it is; `changed` gives all that it changes but the random state.
+    What `step` reads and writes stays where it is; the method `changed` gives all that it changes but the random state.
     """
 
     def __init__(self, step: Callable[[int, bool], None], changed: Callable[[], list[Tensor]], device: torch.device):
-        self._step, self._changed, self._device = step, changed, device
+        # Weak: they are methods of who has these graphs, and in a circle all of its tensors would stay on the GPU until
+        # Python looks for circles, which it does not do because a GPU is full.
+        self._step, self._changed, self._device = WeakMethod(step), WeakMethod(changed), device
         self._graphs: dict[Kind, torch.cuda.CUDAGraph] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -39,22 +47,25 @@ class Graphs:
 
     def _captured(self, kind: Kind) -> torch.cuda.CUDAGraph:
         """The step as a graph. Warming up takes real steps, which are undone."""
+        step, changed = self._step(), self._changed()
+        assert step is not None, "their owner calls"
+        assert changed is not None, "their owner calls"
         # Detached: a copy that remembers the weights would bind their gradient to the stream of now, not the graph's.
-        before = [tensor.detach().clone() for tensor in self._changed()]
+        before = [tensor.detach().clone() for tensor in changed()]
         random_state = torch.cuda.get_rng_state(self._device)
         try:
             side = torch.cuda.Stream(self._device)
             side.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(side):
                 for _ in range(3):
-                    self._step(*kind)
+                    step(*kind)
             torch.cuda.current_stream(self._device).wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
-                self._step(*kind)
+                step(*kind)
         finally:
             with torch.no_grad():
-                for tensor, value in zip(self._changed(), before, strict=True):
+                for tensor, value in zip(changed(), before, strict=True):
                     tensor.copy_(value)
             torch.cuda.set_rng_state(random_state, self._device)
         return graph

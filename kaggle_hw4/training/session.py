@@ -62,8 +62,7 @@ def do_jobs(
         try:
             frames = Frames(store, device)
             for together, states in _by_step([(job, _saved(workspace, job, store, folds)) for job in todo]):
-                training = _Training(workspace, together, states, store, folds, frames, should_stop, logs)
-                failures |= training.run(until)
+                failures |= _Training(workspace, together, states, store, folds, frames, should_stop, logs).run(until)
         except Stopped:
             raise
         except Exception as error:
@@ -162,6 +161,7 @@ class _Training:
                 healthy = [m for m in range(len(self.jobs)) if m not in error.models]
                 states = [self.trainer.state(m) for m in healthy]
                 self.jobs, self.runs = [self.jobs[m] for m in healthy], [self.runs[m] for m in healthy]
+                del self.trainer  # or the GPU would hold both
                 if healthy:
                     self.trainer = self._trainer(states)
         for m in range(len(self.jobs)):

@@ -95,6 +95,7 @@ def train(
             budget=budget,
             refit=refit,
             engine=chosen,
+            dry_run=dry_run,
         )
         say(plan_lines(plan, chosen.device))
         if plan.open and not dry_run:
@@ -122,14 +123,14 @@ def predict(workspace: Workspace, names: Names = (), *, device: str = "auto") ->
         DataError: a member that lacks folds, or weights that are damaged.
     """
     from kaggle_hw4.ensemble.members import choose_members
-    from kaggle_hw4.jobs.plan import choose_device
+    from kaggle_hw4.jobs.plan import choose_device, devices_of
     from kaggle_hw4.jobs.work import prepare_torch
     from kaggle_hw4.runs import REFIT, job_of, run_at
     from kaggle_hw4.terminal import progress_bar
     from kaggle_hw4.training.artefacts import predict_again
 
     store, split = open_split(workspace)
-    target = choose_device(device)
+    target = devices_of(choose_device(device))[0]
     prepare_torch(target, deterministic=False)  # as the workers of a training: the same logits, bit by bit
     members = choose_members(workspace, split.k, listed(names))
     runs = [run_at(workspace, member, number) for member in members for number in range(split.k)]
