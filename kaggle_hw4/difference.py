@@ -131,7 +131,7 @@ def against_earlier(
     ours = dict(zip(frame[ID_COLUMN], frame[LABEL_COLUMN], strict=True))
     accuracy = recorded_accuracy(workspace, name)
     doubtful: list[tuple[int, str]] = []
-    for row in earlier:
+    for row in sorted(earlier, key=lambda row: row.state != "sending"):  # one in doubt answers before all others
         theirs = sent_rows(workspace, row)
         if (row.ref is None and row.state != "sending") or theirs is None or theirs.keys() != ours.keys():
             continue

@@ -121,7 +121,7 @@ def sync(slug: str, workspace: Workspace) -> list[Row]:
             )
             if row is None:
                 changed.append(_record(ledger, ledger.add(_foreign(slug, submission)), submission))
-            elif row.state in ("complete", "error") and submission.status not in ("COMPLETE", "ERROR"):
+            elif row.ref and row.state in ("complete", "error") and submission.status not in ("COMPLETE", "ERROR"):
                 continue  # scored since it was listed
             elif (updated := _record(ledger, row, submission)) != row:
                 changed.append(updated)

@@ -74,9 +74,10 @@ def storage_errors(path: Path) -> Iterator[None]:
                 "Free some space and run the same command again; finished work is kept.",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            if (named := _refused_to_read(error, path)) is not None:
+            if (named := _another(error, path)) is not None:
+                how = "read" if os.path.exists(named) and not os.access(named, os.R_OK) else "read or written"
                 raise DataError(
-                    f"{named}: cannot be read ({os.strerror(error.errno)})", "Make it readable to you."
+                    f"{named}: cannot be {how} ({os.strerror(error.errno)})", "Change its permissions, or its folder's."
                 ) from error
             raise DataError(
                 f"{path}: cannot be written ({os.strerror(error.errno)})",
@@ -89,8 +90,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         raise DataError(f"{error.filename or path}: {os.strerror(error.errno)}") from error
 
 
-def _refused_to_read(error: OSError, path: Path) -> Path | None:
-    """The file that was to be read, where writing `path`, or something beside or below it, was not refused."""
+def _another(error: OSError, path: Path) -> Path | None:
+    """The file at fault, where it is none that is written for `path`, or cannot even be read."""
     if not isinstance(error.filename, str):
         return None
     named, written = Path(error.filename).absolute(), path.absolute()

@@ -164,6 +164,9 @@ def test_a_bad_member_from_elsewhere_is_refused(bench: Bench, tmp_path: Path) ->
     ids = bench.store.index["id"]
     for bad, message in (
         (hole, rf"NaN, infinity or more than 1e\+15, first in row 7 \({ids[7]}\)"),
+        (hole.astype(np.float16), "first in row 7 "),
+        (np.nan_to_num(hole, nan=-np.inf).astype(np.float16), "first in row 7 "),
+        (np.nan_to_num(hole, nan=1e16), "first in row 7 "),
         (good[:-1], r"holds \(119, 4\) float64, not \(120, 4\)"),
         (good.astype(int), "int64"),
         (np.array(["a"], object), "cannot be read"),

@@ -4,6 +4,7 @@ import gc
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from jobs_done import Session, small, trainer_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kaggle_hw4 import variants, verbs
+from kaggle_hw4.runs import Job
+from kaggle_hw4.training import session as session_module
 from kaggle_hw4.training.capture import Graphs, Kind
 from kaggle_hw4.training.group import Group
-from kaggle_hw4.training.trainer import Trainer
+from kaggle_hw4.training.trainer import Diverged, State, Trainer
 from kaggle_hw4.workspace import Workspace
 
 NAMES = ("sample", "transformer-full", "conformer-full", *variants.SETS["best"])
@@ -109,3 +112,32 @@ def test_predicting_names_one_of_the_gpus(session: Session, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "set_device", choose)
     with pytest.raises(Chosen, match="cuda:0"):
         verbs.predict(Workspace(tmp_path))
+
+
+def test_where_a_model_diverges_no_two_trainers_are_in_memory(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer_of(session, small("sample"), [0]).train_step()  # what PyTorch makes once holds on to the first
+    made: list[weakref.ref[Trainer]] = []
+    new, fit = session_module._Training._trainer, Trainer.fit
+
+    def noted(training: session_module._Training, states: list[State]) -> Trainer:
+        assert not [trainer for trainer in made if trainer() is not None]
+        made.append(weakref.ref(trainer := new(training, states)))
+        return trainer
+
+    def diverging(trainer: Trainer, **options: Any) -> bool:
+        if len(trainer.seeds) == 2:
+            raise Diverged([0], [float("nan")] * 2, 1, 0.1)
+        return fit(trainer, **options)
+
+    monkeypatch.setattr(session_module._Training, "_trainer", noted)
+    monkeypatch.setattr(Trainer, "fit", diverging)
+    gc.collect()
+    gc.disable()
+    try:
+        failures = session.do_together([Job("diverging", small("sample"), seed, 0) for seed in (0, 1)])
+    finally:
+        gc.enable()
+    assert [job.seed for job in failures] == [0]
+    assert len(made) == 2

@@ -161,6 +161,38 @@ def test_a_list_from_before_a_score_does_not_take_it_away(desk: Desk, monkeypatc
     assert (desk.ledger()[0]["state"], desk.ledger()[0]["public"]) == ("complete", 1.0)
 
 
+def test_a_listed_submission_gives_its_reference_to_a_row_that_failed(desk: Desk) -> None:
+    """A proxy said no, and the submission was made all the same."""
+    desk.server.disturb("CreateSubmission", lose_answer)
+    desk.server.disturb("ListSubmissions", *[answer(500)] * 20)
+    ended(desk.run("submit", str(desk.csv)), 6)
+    desk.server.plan.clear()
+    ledger = Ledger(Workspace(desk.root).ledger)
+    (row,) = ledger.all(desk.slug)
+    ledger.update(row.id, state="error", error="forbidden")
+    desk.server.disturb("ListSubmissions", each({"status": "PENDING", "publicScore": "", "privateScore": ""}))
+    ended(desk.run("board", "--sync"), 0)
+    ended(desk.run("submit", str(desk.csv)), 0)
+    assert len(desk.server.rehearsal.entries) == 1
+
+
+def test_one_in_doubt_answers_before_one_that_is_scored(desk: Desk) -> None:
+    ended(desk.run("submit", str(desk.csv)), 0)
+    other = desk.csv.with_name("other.csv")
+    other.write_bytes(desk.csv.read_bytes().replace(b"\n", b"\r\n"))
+    desk.server.disturb("CreateSubmission", lose_answer)
+    desk.server.disturb("ListSubmissions", *[answer(500)] * 20)
+    ended(desk.run("submit", str(other), "--force"), 6)
+    desk.server.plan.clear()
+    ledger = Ledger(Workspace(desk.root).ledger)
+    doubtful = next(row for row in ledger.all(desk.slug) if row.state == "sending")
+    ledger.update(doubtful.id, created="2020-01-01T00:00:00.000Z")
+    third = desk.csv.with_name("third.csv")
+    third.write_bytes(desk.csv.read_bytes().rstrip(b"\n"))
+    ended(desk.run("submit", str(third), "--force"), 0)
+    assert len(desk.server.rehearsal.entries) == 2
+
+
 def test_a_clock_set_forward_in_between(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The doubtful submission seems to be an hour old: it is waited for all the same."""
     monkeypatch.setattr(submit_module, "_SETTLE_SECONDS", 6.0)

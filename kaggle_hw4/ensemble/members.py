@@ -194,7 +194,8 @@ def _checked(path: Path, expected_hash: str | None, ids: list[str], speakers: in
         found = f"{logits.shape} {logits.dtype}" if isinstance(logits, np.ndarray) else type(logits).__name__
         raise DataError(f"{path} holds {found}, not {(len(ids), speakers)} logits in floating point", remedy)
     for start in range(0, len(ids), _CHECKED_AT_ONCE):
-        usable = (np.abs(logits[start : start + _CHECKED_AT_ONCE]) <= _LARGEST).all(1)
+        largest = np.abs(logits[start : start + _CHECKED_AT_ONCE]).max(1)
+        usable = largest.astype(np.float64) <= _LARGEST  # in float16 the limit would be infinity
         if not usable.all():
             first = start + int(np.flatnonzero(~usable)[0])
             kinds = f"NaN, infinity or more than {_LARGEST:.0e}"

@@ -9,7 +9,7 @@ import torch
 
 from kaggle_hw4.errors import DataError, HW4Error, PendingError
 from kaggle_hw4.jobs.display import TrainingDisplay
-from kaggle_hw4.jobs.plan import Costs, Plan, PlannedJob, wall_time
+from kaggle_hw4.jobs.plan import Costs, Plan, PlannedJob, last_step, wall_time
 from kaggle_hw4.runs import Job, run_of
 from kaggle_hw4.terminal import duration, say
 from kaggle_hw4.workspace import Workspace
@@ -151,7 +151,16 @@ class _Course:
         return part_of_the_time(self._deadline - now, self._planned(number), busy, closing)
 
     def _planned(self, number: int) -> float:
-        return sum(planned.seconds for planned in self._groups[number])
+        """Seconds that a group should still take, when it is handed out."""
+        group = self._groups[number]
+        if number not in self._losses:
+            return sum(planned.seconds for planned in group)
+        return sum(planned.closing + self._left(planned) * (planned.seconds - planned.closing) for planned in group)
+
+    def _left(self, planned: PlannedJob) -> float:
+        """The share of what was planned of a training that is still to be done by another worker."""
+        steps, done = planned.job.variant.steps, last_step(run_of(self._workspace, planned.job))
+        return min(1.0, (steps - done) / max(1, steps - planned.done_steps))
 
     def collect(self) -> list[PlannedJob]:
         """Take the answers; gives the jobs that are done."""
@@ -230,7 +239,9 @@ def part_of_the_time(left: float, planned: float, busy: float, closing: float) -
 
     On a machine slower than it was in calibration trainings end early rather than never, and all by the same share.
     """
-    return (left - _RESERVE_SECONDS) * planned / busy - 2 * closing
+    share = (left - _RESERVE_SECONDS) / busy
+    # Predictions may be late, too; but where all are in time nobody need be.
+    return max(share * planned - 2 * closing, min(1.0, share) * (planned - closing))
 
 
 def silence() -> str:

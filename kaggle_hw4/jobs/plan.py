@@ -13,7 +13,7 @@ from kaggle_hw4.errors import UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.calibrate import Cost, measure
 from kaggle_hw4.recipe import Variant
-from kaggle_hw4.runs import Job, check_identity, identity, run_of
+from kaggle_hw4.runs import Job, Run, check_identity, identity, run_of
 from kaggle_hw4.training.capture import COMPILED_SHARE, worth_compiling
 from kaggle_hw4.training.schedules import mean_crop, validation_steps
 from kaggle_hw4.workspace import Workspace
@@ -193,8 +193,13 @@ def _state(workspace: Workspace, job: Job, store: Store, folds: Folds) -> tuple[
         check_identity(run, identity(job, store, folds))
     if run.finished:
         return job.variant.steps, True
+    return last_step(run), False
+
+
+def last_step(run: Run) -> int:
+    """The last step logged of a training that goes on from a checkpoint; else 0."""
     lines = run.log_lines() if run.checkpoint.exists() else []
-    return max((line["step"] for line in lines), default=0), False
+    return max((line["step"] for line in lines), default=0)
 
 
 def job_seconds(job: Job, done: int, cost: Cost, store: Store, folds: Folds) -> float:

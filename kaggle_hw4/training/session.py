@@ -159,11 +159,12 @@ class _Training:
                     failures[self.jobs[m]] = DataError(str(error), advice)
                     log_failure(self.runs[m], error)
                 healthy = [m for m in range(len(self.jobs)) if m not in error.models]
-                states = [self.trainer.state(m) for m in healthy]
-                self.jobs, self.runs = [self.jobs[m] for m in healthy], [self.runs[m] for m in healthy]
-                del self.trainer  # or the GPU would hold both
-                if healthy:
-                    self.trainer = self._trainer(states)
+            # Out of the except, whose traceback holds the trainer: the GPU need not hold two.
+            states = [self.trainer.state(m) for m in healthy]
+            self.jobs, self.runs = [self.jobs[m] for m in healthy], [self.runs[m] for m in healthy]
+            del self.trainer
+            if healthy:
+                self.trainer = self._trainer(states)
         for m in range(len(self.jobs)):
             self._finish(m)
         return failures
