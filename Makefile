@@ -4,9 +4,9 @@ PYTHON ?= python3
 # The active virtual environment, or else one here.
 VENV := $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),$(CURDIR)/.venv)
 BIN := $(VENV)/bin
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP = "$(BIN)/python" -m pip install --quiet --disable-pip-version-check
 # For every system and Python at once, with markers where they differ; no address of an index is written.
-COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+COMPILE = "$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 STAMP := $(VENV)/.kaggle-hw4-installed
 INPUTS := pyproject.toml constraints.txt
 
@@ -23,28 +23,28 @@ help:  ## list the targets
 
 install:  ## install into the active virtual environment, or else into .venv
 	@fingerprint=$$(cat $(INPUTS) | cksum; echo "$(CURDIR)"); \
-	if [ "$$(cat $(STAMP) 2>/dev/null)" = "$$fingerprint" ]; then exit 0; fi; \
+	if [ "$$(cat "$(STAMP)" 2>/dev/null)" = "$$fingerprint" ]; then exit 0; fi; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: kaggle-hw4 needs Python 3.11 or newer; name one with PYTHON=python3.11")' && \
-	{ [ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); } && \
+	{ "$(BIN)/python" -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv "$(VENV)"; } && \
 	echo "Installing into $(VENV) (PyTorch is large: some minutes) ..." && \
 	$(PIP) --only-binary :all: --require-hashes -r constraints.txt && $(PIP) --no-deps --no-build-isolation -e . && \
-	echo "$$fingerprint" > $(STAMP) && \
+	echo "$$fingerprint" > "$(STAMP)" && \
 	{ [ -n "$(VIRTUAL_ENV)" ] || echo "Installed. Next: source $(VENV)/bin/activate"; }
 
 demo: install  ## the whole way on synthetic voices: no account, no GPU
-	@$(BIN)/python -m kaggle_hw4.rehearsal.demo
+	@"$(BIN)/python" -m kaggle_hw4.rehearsal.demo
 
 example-report: demo  ## the demo, and its report as docs/example-report.html
 	@cp demo/report.html docs/example-report.html && ls -l docs/example-report.html
 
 data: install  ## kaggle-hw4 data: download, verify, pack
-	@$(BIN)/kaggle-hw4 data
+	@"$(BIN)/kaggle-hw4" data
 
 test: install  ## the tests (about 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest -m "not slow"
+	@"$(BIN)/python" -m pytest -m "not slow"
 
 test-all: install  ## also the long ones
-	@$(BIN)/python -m pytest
+	@"$(BIN)/python" -m pytest
 
 test-browser: install  ## the report in a real browser: Debian's Chromium, installed by root where it is missing
 	@command -v chromium > /dev/null || { \
@@ -52,31 +52,31 @@ test-browser: install  ## the report in a real browser: Debian's Chromium, insta
 		apt-get update -qq > /dev/null && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium > /dev/null; \
 	} || { echo "error: there is no chromium here, and only root can install it: apt-get install chromium" >&2; exit 1; }
-	@$(BIN)/python -m pytest tests/browser/report_seen.py
+	@"$(BIN)/python" -m pytest tests/browser/report_seen.py
 
 test-client: install  ## the tests of the Kaggle side with the other version of its client
-	@[ -d $(CLIENT_PATH) ] || $(PIP) --target $(CLIENT_PATH) --no-deps --only-binary :all: --require-hashes -r constraints-client.txt
-	@PYTHONPATH=$(CLIENT_PATH) $(BIN)/python -c 'import sys; from importlib.metadata import version; \
+	@[ -d "$(CLIENT_PATH)" ] || $(PIP) --target "$(CLIENT_PATH)" --no-deps --only-binary :all: --require-hashes -r constraints-client.txt
+	@PYTHONPATH="$(CLIENT_PATH)" "$(BIN)/python" -c 'import sys; from importlib.metadata import version; \
 		print("kaggle", version("kaggle")); sys.exit(version("kaggle") != "$(CLIENT)")'
-	@PYTHONPATH=$(CLIENT_PATH) $(BIN)/python -m pytest -m "not slow" $(CLIENT_TESTS)
+	@PYTHONPATH="$(CLIENT_PATH)" "$(BIN)/python" -m pytest -m "not slow" $(CLIENT_TESTS)
 
 test-wheel: install  ## build wheel and sdist, and try both outside the checkout
-	@$(BIN)/python -m pytest tests/test_wheel.py
+	@"$(BIN)/python" -m pytest tests/test_wheel.py
 
 lint: install  ## ruff (rules and format), and the layers
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
+	@"$(BIN)/ruff" check . && "$(BIN)/ruff" format --check . && "$(BIN)/lint-imports" --no-logo
 
 types: install  ## mypy
-	@$(BIN)/mypy
+	@"$(BIN)/mypy"
 
 bench: install  ## ours against the course's way, and against the floor (minutes)
-	@$(BIN)/python -m benchmarks
+	@"$(BIN)/python" -m benchmarks
 
 docs: install  ## the pages of docs/ as HTML: docs/_build/index.html
-	@$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build && echo "docs/_build/index.html"
+	@"$(BIN)/sphinx-build" -W --keep-going --quiet docs docs/_build && echo "docs/_build/index.html"
 
 docs-cli: install  ## write docs/cli.md anew from the commands
-	@$(BIN)/python -m typer kaggle_hw4.cli utils docs --name kaggle-hw4 --title Commands --output docs/cli.md
+	@"$(BIN)/python" -m typer kaggle_hw4.cli utils docs --name kaggle-hw4 --title Commands --output docs/cli.md
 
 constraints:  ## pin what pyproject.toml asks for, with hashes; what is pinned stays unless UPGRADE=--upgrade
 	@$(COMPILE) $(UPGRADE) --extra dev pyproject.toml --output-file constraints.txt

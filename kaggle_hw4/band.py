@@ -48,7 +48,10 @@ class Band:
 def band(one: Scored, others: Sequence[Scored]) -> Band:
     """The band of `one`, whose own score is not used; `others` are all other submissions of the same test."""
     public_rows = max(1, round(len(one.rows) * PUBLIC_SHARE))
-    scored = [other for other in others if other.public is not None]
+    scored: list[Scored] = []
+    for other in others:  # the same rows sent again are no other submission
+        if other.public is not None and all(other.rows != known.rows for known in (one, *scored)):
+            scored.append(other)
     binomial = min(max(one.accuracy + one.gain, 0.0), 1.0)
     binomial = max(binomial * (1 - binomial), 1 / public_rows) / public_rows
     if len(scored) + (one.public is not None) >= _ENOUGH:
@@ -62,7 +65,10 @@ def band(one: Scored, others: Sequence[Scored]) -> Band:
         variance = binomial + one.error**2 + one.gain_error**2
     expected, sd = one.accuracy + offset, variance**0.5
     z = None if one.public is None else (one.public - expected) / sd
-    return Band(max(expected - _REACH * sd, 0.0), expected, min(expected + _REACH * sd, 1.0), z, offset, source)
+    low, middle, high = (
+        min(max(score, 0.0), 1.0) for score in (expected - _REACH * sd, expected, expected + _REACH * sd)
+    )
+    return Band(low, middle, high, z, offset, source)
 
 
 def _differ(a: Scored, b: Scored) -> int:

@@ -6,8 +6,10 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,3 +153,41 @@ def test_results_are_typed_dataclasses() -> None:
         "blend": "Ensemble",
         "identify": "list[Identification]",
     }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"engine": "Ray"}, "no engine 'Ray'"),
+        ({"variants": []}, "no variants"),
+        ({"seeds": [-1]}, "seeds"),
+        ({"workers": 0}, "workers 0"),
+        ({"workers": -1}, "workers -1"),
+        ({"folds": 0}, "folds 0"),
+        ({"budget": 50}, "budget 50"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(tmp_path: Path, arguments: dict[str, Any], words: str) -> None:
+    tiny.store(tmp_path)
+    with pytest.raises(UsageError, match=words):
+        train(Workspace(tmp_path), **arguments)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_training_in_a_thread_is_refused(tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool, pytest.raises(UsageError, match="in a thread"):
+        pool.submit(train, Workspace(tmp_path)).result()
+
+
+def test_a_seed_given_twice_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Twice in one group, a training would wait for itself."""
+    tiny.store(tmp_path)
+    train(Workspace(tmp_path), "sample", seeds=[3, 3], steps=30, dry_run=True, device="cpu")
+    assert "sample-s3: fold 0, 1, 2, 3, 4; 150 steps" in capsys.readouterr().err
+
+
+def test_identify_takes_one_file_or_none_and_no_nonsense(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="top 0"):
+        identify([], tmp_path / "predictor.safetensors", top=0)
+    with pytest.raises(DataError, match=r"predictor\.safetensors"):
+        identify("a.wav", tmp_path / "predictor.safetensors")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -70,6 +71,14 @@ def test_three_scores_give_an_offset_and_a_rank_correlation(bench: Bench) -> Non
     board = read_board(bench.workspace, competition(SLUG))
     assert board.correlations["public"].rho == pytest.approx(1)
     assert board.correlations["public"].submissions == 3
+    assert board.correlations["public"].p == pytest.approx(1 / 3)  # of six orders, this one and its reverse
+    first = Ledger(bench.workspace.ledger).all(SLUG)[0]
+    Ledger(bench.workspace.ledger).add(replace(first, id="hw4-again", ref=99, created="2027-01-01T00:00:00Z"))
+    again = read_board(bench.workspace, competition(SLUG))
+    assert len(again.submissions) == 4
+    assert again.correlations == board.correlations
+    bands = {line.name: line.band for line in board.submissions}
+    assert all(line.band == bands[line.name] for line in again.submissions)
     assert {line.band.source for line in board.submissions if line.band} == {"scores"}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import tiny
+from written import Bench
 
 from kaggle_hw4.check import Finding, check_data
 from kaggle_hw4.data.store import open_store
@@ -106,3 +107,20 @@ def test_speakers_who_are_one_person_are_the_most_confused(tmp_path: Path) -> No
     assert worst["share"] > 0.25
     assert "one person" in found.meaning
     assert found.figures["by"] == "linear classifier on pooled statistics"
+
+
+def test_who_knows_no_voice_calls_nobody_one_person(tmp_path: Path) -> None:
+    found = findings(tmp_path, tiny.files(train=12, test=4, apart=0.0))["speakers most confused"]
+    assert max(pair["share"] for pair in found.figures["pairs"]) > 0.25
+    assert found.ok
+
+
+def test_a_member_worse_than_a_linear_classifier_names_nobody(tmp_path: Path) -> None:
+    tiny.packed(tiny.as_folder(tmp_path / "source", tiny.files(train=12)), tmp_path / "data" / "store")
+    bench = Bench(tmp_path)
+    bench.member("sample", quality=0.0)
+    (found,) = check_data(bench.workspace, bench.store, bench.folds, lambda what: None)[-1:]
+    assert found.figures["by"] == "linear classifier on pooled statistics"
+    bench.member("sample", quality=99.0)
+    (found,) = check_data(bench.workspace, bench.store, bench.folds, lambda what: None)[-1:]
+    assert found.figures["by"] == "sample-s0" or found.figures["pairs"] == []

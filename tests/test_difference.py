@@ -185,3 +185,15 @@ def test_a_records_hash_is_the_files(bench: Bench) -> None:
     record = json.loads(record_of(made.file).read_text())
     assert len(record["members"][0]["parts"]) == K
     assert record["code"].startswith("0.")
+
+
+def test_the_same_rows_sent_again_do_not_change_a_band() -> None:
+    one, *others = scored(np.random.default_rng(4), 4, offset=0.05, gain=0.01)
+    assert band(one, others + [one] * 3 + others[:1] * 2) == band(one, others)
+    assert band(one, [one, one]).source == "averaging"
+
+
+def test_a_band_ends_at_1() -> None:
+    one, *others = scored(np.random.default_rng(4), 4, offset=0.5, gain=0.01)
+    found = band(one, others)
+    assert found.low <= found.expected <= found.high <= 1.0

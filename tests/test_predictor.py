@@ -188,6 +188,12 @@ def test_a_file_that_is_no_sound_predictor_is_one_message(trained: Trained, tmp_
     assert "kaggle-hw4 export" in result.stderr
 
 
+def test_one_file_may_be_named_by_itself_and_none_gives_none(trained: Trained, tmp_path: Path) -> None:
+    file = write_wav(tmp_path / "one.wav", tone(1.0))
+    assert [one.file for one in identify(str(file), trained.file)] == [file]
+    assert identify([], trained.file) == []
+
+
 def test_bad_recordings_end_with_3_and_one_message_naming_the_file(trained: Trained, tmp_path: Path) -> None:
     root = trained.workspace.root
     good = write_wav(tmp_path / "good.wav", tone(1.0))

@@ -312,3 +312,15 @@ def test_what_is_no_ray_cluster_is_not_waited_for(monkeypatch: pytest.MonkeyPatc
             ray_engine._check(f"127.0.0.1:{silent.getsockname()[1]}")
     with pytest.raises(UsageError, match="no address 'here'"):
         ray_engine._check("here")
+
+
+@needs_ray
+def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What trains in a notebook talks to Kaggle afterwards, maybe through a proxy."""
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    before = os.environ.copy()
+    from kaggle_hw4.jobs.ray_engine import connected
+
+    with pytest.raises(UsageError, match="no address"), connected("nowhere", 1):
+        pass
+    assert os.environ.copy() == before

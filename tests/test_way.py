@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,3 +80,26 @@ def test_serve_tells_what_to_export_and_the_commands_work_with_it(tmp_path: Path
             assert {"torch", "credentials", "Kaggle"} <= set(findings)
         finally:
             server.terminate()
+
+
+def test_ctrl_c_lets_the_running_command_end_by_itself(tmp_path: Path) -> None:
+    """`subprocess.run` would kill it a quarter of a second later, in the midst of its checkpoints."""
+    slow = (
+        "import os, signal, sys, time\n"
+        "def stop(*_):\n    time.sleep(1)\n    os.write(1, b'written\\n')\n    os._exit(130)\n"
+        "signal.signal(signal.SIGINT, stop)\nprint('ready', flush=True)\ntime.sleep(60)\n"
+    )
+    (tmp_path / "kaggle_hw4.py").write_text(slow)  # in the place of the command
+    run = "from kaggle_hw4.rehearsal.demo import _run; os.chdir(sys.argv[1]); sys.exit(_run('train', {}))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import os, sys; {run}", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout
+    assert [process.stdout.readline() for _ in range(2)] == ["$ kaggle-hw4 train\n", "ready\n"]
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "written\n", "")

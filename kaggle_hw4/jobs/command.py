@@ -68,6 +68,7 @@ def plan_training(
             `refit` of what is not cross-validated, or with options that contradict it.
         DataError: see `make_plan`.
     """
+    seeds = None if seeds is None else list(dict.fromkeys(seeds))
     if refit:
         if fold != "all" or steps is not None or budget is not None:
             raise UsageError(

@@ -56,12 +56,13 @@ class RayEngine:
         self._options = options
         self._tasks: dict[int, _Task] = {}
         self._signs: dict[str, int] = {}
+        self._surroundings = ExitStack()
         self._early: list[tuple[int, Answer]] = []  # of groups for which there was nothing to do
 
     @cached_property
     def _ray(self) -> Any:
         """The module, connected."""
-        return connected(self._address, self._wanted_workers)
+        return self._surroundings.enter_context(connected(self._address, self._wanted_workers))
 
     @cached_property
     def device(self) -> torch.device:
@@ -201,6 +202,7 @@ class RayEngine:
         for task in tasks:
             task.locks.close()
         ray.shutdown()
+        self._surroundings.close()
 
 
 class _Task:
@@ -211,21 +213,33 @@ class _Task:
         self.hung = False
 
 
-def connected(address: str | None, workers: int | None) -> Any:
+@contextmanager
+def connected(address: str | None, workers: int | None) -> Iterator[Any]:
     """The module `ray`, connected to the cluster at `address`, or to a new one with room for `workers`.
+
+    The environment is as before afterwards.
 
     Raises:
         UsageError: Ray is not installed, or that is no address.
         UnavailableError: there is no cluster at the address, or none can be started.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # a note about GPUs that we do not depend on
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        del os.environ[name]  # Ray talks to its own nodes only
-    if address is None:
-        # The documented switch to a cluster of one node, whose servers then all listen on 127.0.0.1 only.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as the local engine's workers; Ray's are nice by 15
+    before = os.environ.copy()
+    try:
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # a note about GPUs that we do not depend on
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            del os.environ[name]  # Ray talks to its own nodes only
+        if address is None:
+            # The documented switch to a cluster of one node, whose servers then all listen on 127.0.0.1 only.
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+            os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as the local engine's workers; Ray's are nice by 15
+        yield _initialised(address, workers)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _initialised(address: str | None, workers: int | None) -> Any:
     try:
         import ray
     except ImportError:

@@ -73,7 +73,12 @@ def _tell(text: str) -> None:
 
 def _run(command: str, environment: dict[str, str]) -> int:
     print(f"$ kaggle-hw4 {command}", flush=True)
-    return subprocess.run([sys.executable, "-m", "kaggle_hw4", *shlex.split(command)], env=environment).returncode
+    process = subprocess.Popen([sys.executable, "-m", "kaggle_hw4", *shlex.split(command)], env=environment)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the command was interrupted as well, and ends when its checkpoints are written
+            continue
 
 
 if __name__ == "__main__":

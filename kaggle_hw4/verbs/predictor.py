@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kaggle_hw4.errors import UsageError
 from kaggle_hw4.verbs.data import Names, listed, open_split
 from kaggle_hw4.verbs.scoring import blend
 from kaggle_hw4.workspace import Workspace
@@ -39,16 +40,20 @@ def export(workspace: Workspace, names: Names = (), output: Path | str | None = 
     return predictor
 
 
-def identify(files: Sequence[Path | str], model: Path | str, *, top: int = 5) -> "list[Identification]":
+def identify(files: Path | str | Sequence[Path | str], model: Path | str, *, top: int = 5) -> "list[Identification]":
     """Who speaks in each WAV file: the `top` most probable speakers of the predictor in the file `model`.
 
     Raises:
+        UsageError: `top` below 1.
         DataError: no predictor, or a file that cannot be read or holds no sound; none is named then.
     """
     from kaggle_hw4.identification import identify_recordings
     from kaggle_hw4.predictor import Predictor
     from kaggle_hw4.terminal import progress_bar
 
+    if top < 1:
+        raise UsageError(f"top {top}", "At least 1.")
+    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     predictor = Predictor.load(Path(model))
     with progress_bar("listening") as update:
-        return identify_recordings([Path(file) for file in files], predictor, top, update)
+        return identify_recordings(paths, predictor, top, update) if paths else []

@@ -1,10 +1,14 @@
 """Verbs about models: train them, predict with them again."""
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import TYPE_CHECKING
 
+from kaggle_hw4.errors import UsageError
 from kaggle_hw4.verbs.data import Names, listed, open_split
 from kaggle_hw4.workspace import Workspace
 
@@ -71,6 +75,7 @@ def train(
     from kaggle_hw4.views import plan_lines
 
     began = time.monotonic()
+    _check_train(listed(variants), folds, seeds, budget, workers, engine)
     check_logs(logs)
     store, split = open_split(workspace)
     chosen = open_engine(
@@ -83,7 +88,7 @@ def train(
         workers=workers,
         options=Options(deterministic, tuple(logs)),
     )
-    with closing(chosen):
+    with _handlers_kept(), closing(chosen):
         plan, seconds = plan_training(
             workspace,
             store,
@@ -102,6 +107,33 @@ def train(
             announce(workspace, [planned.job for planned in plan.open], store, split)
             run_plan(workspace, plan, chosen, None if seconds is None else began + seconds)
     return [found for planned in plan.jobs if (found := _trained(workspace, planned.job))]
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray and the engine handle SIGTERM; afterwards the caller does again."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _check_train(
+    variants: list[str], folds: str, seeds: Sequence[int] | None, budget: str | None, workers: int | None, engine: str
+) -> None:
+    """Raises UsageError for what the command line refuses by itself."""
+    for fine, cause, remedy in (
+        (variants, "no variants", "Name some, or leave them out for the default set."),
+        (isinstance(folds, str), f"folds {folds!r}", 'Write "all", or numbers as in "0,3".'),
+        (min(seeds or [0]) >= 0, f"seeds {seeds}", "Choose them from 0 on."),
+        (isinstance(budget, str | None), f"budget {budget!r}", 'Write it as "50m" or "2h".'),
+        ((workers or 1) >= 1 and workers != 0, f"workers {workers}", "At least 1."),
+        (engine in ("local", "ray"), f"no engine {engine!r}", "There are: local, ray."),
+        (current_thread() is main_thread(), "train in a thread", "Call it in the main thread: it minds Ctrl-C."),
+    ):
+        if not fine:
+            raise UsageError(cause, remedy)
 
 
 def _trained(workspace: Workspace, job: "Job") -> Trained | None:
