@@ -29,7 +29,7 @@ install:  ## install into the active virtual environment, or else into .venv
 	echo "Installing into $(VENV) (PyTorch is large: some minutes) ..." && \
 	$(PIP) --only-binary :all: --require-hashes -r constraints.txt && $(PIP) --no-deps --no-build-isolation -e . && \
 	echo "$$fingerprint" > "$(STAMP)" && \
-	{ [ -n "$(VIRTUAL_ENV)" ] || echo "Installed. Next: source $(VENV)/bin/activate"; }
+	{ [ -n "$(VIRTUAL_ENV)" ] || printf 'Installed. Next: source %q\n' "$(VENV)/bin/activate"; }
 
 demo: install  ## the whole way on synthetic voices: no account, no GPU
 	@"$(BIN)/python" -m kaggle_hw4.rehearsal.demo
