@@ -60,10 +60,14 @@ class Desk:
     def part(self) -> Path:
         return self.archive.with_name(f"{self.archive.name}.part")
 
-    def whole(self) -> bool:
-        """Whether the archive has arrived as the server has it, and nothing is left of its transfer."""
+    def whole(self, *, aside: bool = False) -> bool:
+        """Whether the archive has arrived as the server has it, and nothing is left of its transfer.
+
+        With `aside`, whether beside it lies what stood in its place.
+        """
         same = self.archive.read_bytes() == self.server.rehearsal.archive.read_bytes()
-        return same and self.left() == {self.archive.name, f"{self.archive.name}.json"}
+        others = {f"{self.archive.name}.aside-1"} if aside else set()
+        return same and self.left() == {self.archive.name, f"{self.archive.name}.json"} | others
 
     def left(self) -> set[str]:
         """The names of what is there of the archive."""
