@@ -14,7 +14,7 @@ INPUTS := pyproject.toml constraints.txt
 # The other one of the two versions of Kaggle's client that are supported, in a folder of its own.
 CLIENT := $(shell sed -n 's/^kaggle==\([0-9.]*\).*/\1/p' constraints-client.txt)
 CLIENT_PATH := $(VENV)/kaggle-$(CLIENT)
-CLIENT_TESTS := $(addprefix tests/test_,kaggle_client.py failure_table.py at_most_once.py submit.py secrets.py editions.py server.py doctor.py)
+CLIENT_TESTS := $(addprefix tests/test_,kaggle_client.py failure_table.py at_most_once.py submit.py secrets.py editions.py server.py doctor.py odd_answers.py)
 
 .PHONY: help install demo data test test-all test-browser test-client test-wheel example-report lint types bench docs docs-cli constraints
 
