@@ -209,6 +209,8 @@ class Comparison:
     def verdict(self) -> str:
         """What the pairs say of the accuracy: by Student's t at 95 %, or else by their signs."""
         n, mean = len(self.accuracy), float(self.accuracy.mean())
+        if n == 1:
+            return "open: one pair"
         reach = stats.t.ppf(0.975, n - 1) * self.accuracy.std(ddof=1) / np.sqrt(n)
         word = "gains" if mean > 0 else "loses"
         if abs(mean) > reach:
@@ -223,7 +225,7 @@ class Comparison:
 
 
 def compare(figures: Iterable[Figure], times: Iterable[Figure] = ()) -> list[Comparison]:
-    """Every row with at least two pairs, the longest trainings first and of these the best."""
+    """Every row with a pair, the longest trainings first and of these the best."""
     known = {_key(figure): figure for figure in figures}
     ratios = {_time_key(figure): figure["ratio"] for figure in times}
     kinds = dict.fromkeys((f["base"], f["row"], f["steps"], f["data"]) for f in known.values() if f["row"] != "base")
@@ -234,7 +236,7 @@ def compare(figures: Iterable[Figure], times: Iterable[Figure] = ()) -> list[Com
             for (b, r, s, pair, d), ours in known.items()
             if (b, r, s, d) == (base, row, steps, data) and (base, "base", steps, pair, data) in known
         ]
-        if len(pairs) < 2:
+        if not pairs:
             continue
         there, ours = pairs[0][1]["recipe"], pairs[0][0]["recipe"]
         changed = ", ".join(f"{field} {value}" for field, value in ours.items() if there[field] != value)

@@ -48,12 +48,12 @@ def test_differences_are_those_of_pairs_and_verdicts_follow_from_them() -> None:
     alone = [figure("dropout", 0, 0.9)]
     timed = {"base": "conformer-full", "row": "noise", "steps": 100, "data": "d", "ratio": 1.5}
     found = {c.row: c for c in ablate.compare([*base, *gains, *seems, *mixed, *alone], [timed, timed | {"steps": 200}])}
-    assert set(found) == {"noise", "gain", "mixup"}
+    assert set(found) == {"noise", "gain", "mixup", "dropout"}
     np.testing.assert_allclose(found["noise"].accuracy, [2, 2, 2.1])
     np.testing.assert_allclose(found["noise"].log_loss, [-0.02, -0.02, -0.021])
     assert (found["noise"].time, found["gain"].time) == (1.5, None)
-    verdicts = [found[row].verdict for row in ("noise", "gain", "mixup")]
-    assert verdicts == ["gains", "seems to lose", "no difference seen"]
+    verdicts = [found[row].verdict for row in ("noise", "gain", "mixup", "dropout")]
+    assert verdicts == ["gains", "seems to lose", "no difference seen", "open: one pair"]
     assert found["noise"].changed == "noise 0.3"
     assert found["noise"].confirmed == "screened only, n = 3"
     full = [figure(row, i, 0.7 + i / 10, steps=4400) for row in ("base", "noise") for i in range(2)]
