@@ -100,13 +100,14 @@ def screen(rows: list[str], root: Path | None, steps: int, base: str, pairs: int
     for row, v in recipes.items():
         check_fits(row, v, store)
     _measure_times(recipes, base, folds.training_rows(0), store, target, times_beside(output))
-    waiting = [(pair, row) for pair in range(pairs) for row in recipes]  # an early stop leaves comparable work
+    # Pair by pair, so that an early stop leaves comparable work; what another process does, last.
+    waiting = [(pair, row, _job(base, row, v, pair)) for pair in range(pairs) for row, v in recipes.items()]
     while waiting:
-        pair, row = next((each for each in waiting if not _at_work(ours, base, *each, recipes)), waiting[0])
-        waiting.remove((pair, row))
+        free = (place for place, (_, _, job) in enumerate(waiting) if not _at_work(ours, job))
+        pair, row, job = waiting.pop(next(free, 0))
         name = {"base": base, "row": row, "steps": steps, "pair": pair, "data": store.hash}
         if _key(name) not in {_key(figure) for figure in load(output)}:
-            figure = name | _train(ours, row, base, recipes[row], pair, store, folds, target)
+            figure = name | _train(ours, job, store, folds, target)
             _add(output, figure, _key)
             say(f"{row} {pair}: accuracy {figure['accuracy']:.4f}, {figure['seconds']:.0f} s")
 
@@ -115,31 +116,29 @@ def _job(base: str, row: str, v: Variant, pair: int) -> Job:
     return Job(f"{base}-{v.steps}" if row == "base" else f"{base}+{row}-{v.steps}", v, pair, pair)
 
 
-def _at_work(workspace: Workspace, base: str, pair: int, row: str, recipes: dict[str, Variant]) -> bool:
+def _at_work(workspace: Workspace, job: Job) -> bool:
     """Whether another process trains this now."""
-    lock = FileLock(run_of(workspace, _job(base, row, recipes[row], pair)).lock)
-    if not Path(lock.lock_file).exists():
+    lock = run_of(workspace, job).lock
+    if not lock.exists():
         return False
     try:
-        with lock.acquire(timeout=0):
+        with FileLock(lock, timeout=0):
             return False
     except Timeout:
         return True
 
 
-def _train(
-    workspace: Workspace, row: str, base: str, v: Variant, pair: int, store: Store, folds: Folds, device: torch.device
-) -> Figure:
-    job = _job(base, row, v, pair)
+def _train(workspace: Workspace, job: Job, store: Store, folds: Folds, device: torch.device) -> Figure:
+    v = job.variant
     for failure in do_jobs(workspace, [job], store, folds, device).values():
         raise failure
     run = run_of(workspace, job)
     result = read_json(run.result, f"Delete {run.folder}.")
-    logits, held_out = np.load(run.oof), folds.validation_rows(pair)
+    logits, held_out = np.load(run.oof), folds.validation_rows(job.fold)
     temperature, loss = tempered(logits, store.labels[held_out])
     return {
         "recipe": v.recipe(),
-        "epochs": round(v.steps * v.batch / len(folds.training_rows(pair)), 1),
+        "epochs": round(v.steps * v.batch / len(folds.training_rows(job.fold)), 1),
         "utterances": len(held_out),
         "accuracy": result["accuracy"],
         "log_loss": loss,

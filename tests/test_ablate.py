@@ -65,12 +65,17 @@ def test_differences_are_those_of_pairs_and_verdicts_follow_from_them() -> None:
     assert "accuracy 0.7000 (one run), log loss 0.300 (one run), 10 s a run" in ablate.table(base[:1], [])
 
 
-def test_what_another_process_trains_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.store(tmp_path)
-    workspace = Workspace(tmp_path)
+def made_small(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tiny data with folds in `root`, and variants to match; gives the file for the figures."""
+    tiny.store(root)
+    workspace = Workspace(root)
     make_folds(open_store(workspace.store), workspace.folds_file, k=3)
-    output = tmp_path / "figures.json"
     monkeypatch.setattr(ablate, "variant", lambda name: replace(variant(name), crop=16, batch=4, layers=1, d_model=16))
+    return root / "figures.json"
+
+
+def test_what_another_process_trains_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = made_small(tmp_path, monkeypatch)
     folder = tmp_path / "ablations" / "runs" / "conformer-full-3-s0" / "fold0"
     folder.mkdir(parents=True)
     theirs = FileLock(folder / ".lock")
@@ -88,11 +93,7 @@ def test_what_another_process_trains_is_left_to_it(tmp_path: Path, monkeypatch: 
 
 
 def test_rows_are_trained_once_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.store(tmp_path)
-    workspace = Workspace(tmp_path)
-    make_folds(open_store(workspace.store), workspace.folds_file, k=3)
-    output = tmp_path / "figures.json"
-    monkeypatch.setattr(ablate, "variant", lambda name: replace(variant(name), crop=16, batch=4, layers=1, d_model=16))
+    output = made_small(tmp_path, monkeypatch)
     arguments = (["gain", "gain+no-average"], tmp_path, 3, "conformer-full", 2, "cpu", output)
     ablate.screen(*arguments)
     figures = json.loads(output.read_text())

@@ -128,7 +128,7 @@ def _check_train(
         (isinstance(folds, str), f"folds {folds!r}", 'Write "all", or numbers as in "0,3".'),
         (min(seeds or [0]) >= 0, f"seeds {seeds}", "Choose them from 0 on."),
         (isinstance(budget, str | None), f"budget {budget!r}", 'Write it as "50m" or "2h".'),
-        ((workers or 1) >= 1 and workers != 0, f"workers {workers}", "At least 1."),
+        (workers is None or workers >= 1, f"workers {workers}", "At least 1."),
         (engine in ("local", "ray"), f"no engine {engine!r}", "There are: local, ray."),
         (current_thread() is main_thread(), "train in a thread", "Call it in the main thread: it minds Ctrl-C."),
     ):
