@@ -113,7 +113,7 @@ def _token() -> Credential | None:
             exists = Path(value).exists()
         except OSError:  # without an answer for the client, too, which asks the same
             raise RefusedError(
-                f"KAGGLE_API_TOKEN, of {len(value)} characters, cannot be looked up as a file, as the client does first",
+                f"KAGGLE_API_TOKEN, of {len(value)} characters, cannot be looked up as a file, which the client does",
                 "Put it into the file ~/.kaggle/access_token, and: unset KAGGLE_API_TOKEN",
             ) from None
         if not exists or _text_of(Path(value)):
