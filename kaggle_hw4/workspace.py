@@ -1,6 +1,7 @@
 """Where artefacts live (`data/ folds/ runs/ submissions/`), and how a file appears there whole or not at all."""
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -129,6 +130,12 @@ def _sweep(path: Path) -> None:
         pid = leftover.name.removeprefix(start).removesuffix(".tmp")
         if leftover.name.startswith(start) and pid.isdigit() and not alive(int(pid)):
             _remove(leftover)
+
+
+def sweep(folder: Path) -> None:
+    """Remove all that processes of this machine began to write in a folder that the caller alone writes in."""
+    for leftover in list(folder.glob(f".*.{glob.escape(platform.node())}-*.tmp")):
+        _remove(leftover)
 
 
 def alive(pid: int) -> bool:

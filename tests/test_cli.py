@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from typer.testing import CliRunner, Result
 from kaggle_hw4.cli import app
 from kaggle_hw4.competition import competition
 from kaggle_hw4.errors import DataError
+from kaggle_hw4.runs import Run
+from kaggle_hw4.training.stopping import locked
 from kaggle_hw4.workspace import storage_errors, write_json
 
 COMMANDS = [
@@ -280,6 +283,16 @@ def test_leftovers_of_this_machine_only_are_removed(tmp_path: Path) -> None:
         leftover.write_text("{")
     write_json(tmp_path / "a.json", {})
     assert (ours.exists(), theirs.exists()) == (False, True)
+
+
+def test_a_killed_worker_that_still_looks_alive_leaves_nothing_in_its_run(tmp_path: Path) -> None:
+    folder = tmp_path / "fold0"
+    folder.mkdir()
+    undead, elsewhere = (folder / f".run.json.{host}-{os.getpid()}.tmp" for host in (platform.node(), "elsewhere"))
+    for leftover in (undead, elsewhere):
+        leftover.write_text("{")
+    with locked(Run(folder), lambda: True):
+        assert (undead.exists(), elsewhere.exists()) == (False, True)
 
 
 def test_data_says_that_it_waits_for_another(root: Path) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from filelock import FileLock, Timeout
 
 from kaggle_hw4.runs import Run
-from kaggle_hw4.workspace import storage_errors
+from kaggle_hw4.workspace import storage_errors, sweep
 
 
 class Stopped(Exception):
@@ -25,7 +25,10 @@ def stopping(should_stop: Callable[[], bool]) -> Callable[[], None]:
 
 @contextmanager
 def locked(run: Run, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Hold the run's lock. Raises Stopped when asked to stop while another process has it."""
+    """Hold the run's lock, and remove what a killed process left half written in its folder.
+
+    Raises Stopped when asked to stop while another process has it.
+    """
     with storage_errors(run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(run.lock)
@@ -37,6 +40,7 @@ def locked(run: Run, should_stop: Callable[[], bool]) -> Iterator[None]:
                 if should_stop():
                     raise Stopped(str(run.folder)) from None
         try:
+            sweep(run.folder)  # a killed worker may look alive until its parent or the system has noted its end
             yield
         finally:
             lock.release()
