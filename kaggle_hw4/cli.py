@@ -1,5 +1,7 @@
 """The program: its global options, its commands in the order of the way, and how a failure ends."""
 
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,4 +84,6 @@ app.add_typer(rehearsal_app, name="rehearsal")
 
 
 def main() -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # "?" for what a terminal or a file in another encoding does not know
     app(prog_name="kaggle-hw4")

@@ -275,6 +275,18 @@ def test_a_root_that_leads_in_circles_is_refused(tmp_path: Path) -> None:
     assert (result.exit_code in (2, 3), str(tmp_path / "a") in result.stderr) == (True, True), result.output
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names need not be text on Linux only")
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_what_an_encoding_does_not_know_is_replaced(tmp_path: Path, encoding: str) -> None:
+    root = tmp_path / os.fsdecode(b"w\xff")
+    root.mkdir()
+    for command in (["board"], ["report", "--output", str(root / "r.html")], ["doctor"]):
+        line = [sys.executable, "-m", "kaggle_hw4", "--root", str(root), *command]
+        done = subprocess.run(line, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
+        assert (done.returncode in (0, 3), b"Traceback" in done.stderr) == (True, False), done.stderr
+    assert "w?" in (root / "r.html").read_text(encoding="utf-8")
+
+
 def test_leftovers_of_this_machine_only_are_removed(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

@@ -103,7 +103,7 @@ def write_report(workspace: Workspace, output: Path, tick: Callable[[str], None]
         with atomic_path(output) as temporary:
             temporary.touch()  # what cannot be written is said before the work is done
             page = make_page(Material(workspace, tick))
-            temporary.write_text(render(page), encoding="utf-8")
+            temporary.write_text(render(page), encoding="utf-8", errors="replace")  # a path need not be UTF-8
     except DataError as error:
         raise DataError(error.cause, "Name another file with --output FILE.") from error
     return {"file": str(output), "bytes": output.stat().st_size} | page.summary()
