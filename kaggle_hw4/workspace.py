@@ -111,7 +111,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.tmp")
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        _sweep_dead(path)
         try:
             yield temporary
             if temporary.is_file():
@@ -123,7 +123,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise
 
 
-def _sweep(path: Path) -> None:
+def _sweep_dead(path: Path) -> None:
     """Remove what a killed process of this machine left behind while writing `path`; others may share the folder."""
     start = f".{path.name}.{platform.node()}-"
     for leftover in path.parent.iterdir():
