@@ -244,7 +244,7 @@ def compare(figures: Iterable[Figure], times: Iterable[Figure] = ()) -> list[Com
                 row if base == "conformer-full" else f"{base}: {row}",
                 changed,
                 steps,
-                pairs[0][1]["epochs"],
+                pairs[0][0]["epochs"],
                 np.array([100 * (ours["accuracy"] - base["accuracy"]) for ours, base in pairs]),
                 np.array([ours["log_loss"] - base["log_loss"] for ours, base in pairs]),
                 ratios.get((base, row, steps, data)),

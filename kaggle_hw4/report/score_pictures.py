@@ -41,7 +41,8 @@ def leaderboard(material: Material) -> "tuple[Figure, str]":
         ):
             if score is not None:
                 axes.plot(score, row - 0.08, marker, color=colour, markersize=5.5, markeredgecolor=PAPER, label=name)
-        axes.text(0, row - 0.27, short(line.name, 44), transform=axes.get_yaxis_transform(), va="bottom")
+        paper = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}  # a course's line would run through the name
+        axes.text(0, row - 0.27, short(line.name, 44), transform=axes.get_yaxis_transform(), va="bottom", bbox=paper)
     for place, (name, score) in enumerate(board.competition.baselines.items()):
         axes.axvline(score, color=MUTED, linestyle=":", linewidth=1.1)
         # In two rows: on a wide range of scores the names of neighbours would cover each other.
