@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from kaggle_hw4.board import Board, SubmissionLine
 from kaggle_hw4.ledger import number
-from kaggle_hw4.views import score_text, table_of
+from kaggle_hw4.terminal import stdout
+from kaggle_hw4.views import score_text, short, table_of
 
+_ANY_WIDTH = 1 << 16
 _LEGEND = (
     "CV: accuracy on whole utterances, out of fold (weights refitted without each fold), with half its 95 % interval. "
     "Expected: 95 % of public scores should lie there; z: how many standard deviations this one is from the middle. "
@@ -17,13 +19,13 @@ _LEGEND = (
 )
 
 
-def board_tables(board: Board) -> Group:
+def board_tables(board: Board, console: Console = stdout) -> Group:
     """Submissions by public score with the course's lines among them, ensembles not sent, then the members."""
     right = ("CV", "public", "private", "expected", "z", "ranks")
     table = table_of("submission", *right, right=right, title=board.competition.slug)
-    placed = any(line.place for line in board.submissions)  # for which names must give way
-    for column in (*table.columns[placed:1], *table.columns[2:]):
-        column.no_wrap = True  # on 80 columns CV breaks, where it may; names are to be copied
+    names, _, *figures = table.columns
+    for column in figures:
+        column.no_wrap = True
     lines: list[tuple[float, tuple[str, ...]]] = [
         (score, (f"── {name} line", "", f"{score:.5f}", "", "", "", ""))
         for name, score in board.competition.baselines.items()
@@ -31,6 +33,9 @@ def board_tables(board: Board) -> Group:
     lines += [(number(line.public) or 2.0, _cells(line)) for line in [*board.submissions, *board.unsent]]
     for _, cells in sorted(lines, key=lambda line: -line[0]):
         table.add_row(*cells, style="dim" if cells[0].startswith("──") else None)
+    # CV breaks first, before its ±: names are to be copied. Where that is not enough they break, and no figure.
+    wide = table.__rich_measure__(console, console.options.update_width(_ANY_WIDTH)).maximum
+    names.no_wrap = wide - len(" ±0.000") <= console.width
     parts: list[Table | Text] = [table]
     if board.members:
         members = table_of("member", "CV", "folds", right=("CV", "folds"))
@@ -136,7 +141,7 @@ def board_picture(board: Board, path: Path) -> None:
     for name, score in board.competition.baselines.items():
         axes.axhline(score, color="#999999", linestyle=":", linewidth=1)
         axes.text(1.01, score, name, transform=axes.get_yaxis_transform(), va="center")
-    axes.set_xticks(range(len(lines)), [line.name for line in lines], rotation=35, ha="right")
+    axes.set_xticks(range(len(lines)), [short(line.name, 30) for line in lines], rotation=35, ha="right")
     axes.set_ylabel("accuracy")
     axes.set_title(f"{board.competition.slug}: cross-validation and leaderboard")
     once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))

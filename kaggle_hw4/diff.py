@@ -1,6 +1,6 @@
 """`kaggle-hw4 diff A B`: two submissions, ensembles, members or runs beside each other."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,15 @@ class Naming:
     """What names the test: `picks` is the speaker of every test id; the rest is None where logits are not at hand.
 
     `probabilities` (test utterances, speakers) are calibrated out of fold, where one model names an utterance, so
-    in the test they are a little too modest; `train_picks` (train utterances,) are out of fold.
+    in the test they are a little too modest; `train_picks` (train utterances,) are out of fold, and so is `accuracy`,
+    for which also the weights were fitted without the fold they are tried on.
     """
 
     name: str
     picks: dict[str, str]
     probabilities: np.ndarray | None = None
     train_picks: np.ndarray | None = None
+    accuracy: float | None = None
     note: str = ""  # why logits are not at hand
 
 
@@ -62,13 +64,13 @@ def compare_namings(workspace: Workspace, store: Store, folds: Folds, first: str
     """
     a, b = (_naming(workspace, store, folds, name) for name in (first, second))
     paired = None
-    if a.train_picks is not None and b.train_picks is not None:
+    if a.train_picks is not None and b.train_picks is not None and a.accuracy is not None and b.accuracy is not None:
         labels = store.labels[store.train_rows]
         right_a, right_b = a.train_picks == labels, b.train_picks == labels
         paired = Paired(
             float((a.train_picks != b.train_picks).mean()),
             float((right_a != right_b).mean()),
-            float(right_b.mean() - right_a.mean()),
+            b.accuracy - a.accuracy,
         )
     found = difference(a.picks, b.picks, paired, None)
     notes = [f"Without the logits of {side.name}: {side.note}." for side in (a, b) if side.note]
@@ -107,7 +109,8 @@ def _naming(workspace: Workspace, store: Store, folds: Folds, name: str) -> Nami
         labels = store.labels[store.train_rows]
         pool = Pool.of([member], [labels[folds.validation_rows(fold)] for fold in range(folds.k)])
         beta = 1 / convex.fit_temperature(pool, 0, pool.all_folds)
-        return _of_blend(store, folds, name, Blend([member], np.array([beta])))
+        blend = Blend([member], np.array([beta]))  # no weights that know the rows they are tried on
+        return _of_blend(store, folds, name, blend, float((blend.picks(store, folds) == labels).mean()))
     sent = ", ".join(sorted(path.stem for path in workspace.submissions.glob("*.csv"))) or "none"
     raise UsageError(
         f"{name!r} is no submission, member or run of {workspace.root}, and no file",
@@ -121,15 +124,16 @@ def _of_file(workspace: Workspace, store: Store, folds: Folds, path: Path) -> Na
     try:
         if not recorded_name(workspace, path):
             return Naming(path.stem, picks, note="there is no record of what it was made from")
-        made = _of_blend(store, folds, path.stem, recorded_blend(workspace, store, folds, read_record(path)))
+        record = read_record(path)
+        made = _of_blend(store, folds, path.stem, recorded_blend(workspace, store, folds, record), record["accuracy"])
     except DataError as error:  # the rows are what was, or will be, sent
         return Naming(path.stem, picks, note=error.cause)
-    return Naming(path.stem, picks, made.probabilities, made.train_picks)
+    return replace(made, picks=picks)
 
 
-def _of_blend(store: Store, folds: Folds, name: str, blend: Blend) -> Naming:
+def _of_blend(store: Store, folds: Folds, name: str, blend: Blend, accuracy: float) -> Naming:
     logits = blend.test(folds.k)
-    return Naming(name, _picks(store, logits), _probabilities(logits), blend.picks(store, folds))
+    return Naming(name, _picks(store, logits), _probabilities(logits), blend.picks(store, folds), accuracy)
 
 
 def _picks(store: Store, logits: np.ndarray) -> dict[str, str]:

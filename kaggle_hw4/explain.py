@@ -72,7 +72,8 @@ def explain(
         DataError: the ledger or a record cannot be read.
     """
     rows = Ledger(workspace.ledger).all(slug)
-    named = [row for row in rows if name in (row.name, str(row.ref))]
+    asked = [row for row in rows if name == str(row.ref)]
+    named = asked or [row for row in rows if name == row.name]
     ours = [row for row in named if row.csv_hash]
     csv = submission_named(workspace, name) or next(
         # The workspace may have been moved, or copied: what lies in it comes first.
@@ -84,7 +85,7 @@ def explain(
         there = sorted({row.name for row in rows} | {path.stem for path in workspace.submissions.glob("*.csv")})
         raise UsageError(f"no submission {name!r}, and no such file", offer(there))
     hash = file_hash(csv) if csv else ""
-    sent = [row for row in rows if row.csv_hash and row.csv_hash == hash] or named
+    sent = asked or [row for row in rows if row.csv_hash and row.csv_hash == hash] or named
     return Chain(csv.stem if csv else sent[0].name, _Walk(workspace, csv, hash, sent, verify, tick).links())
 
 

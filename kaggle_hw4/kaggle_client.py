@@ -137,7 +137,10 @@ class KaggleClient:
 
     def leaderboard(self) -> list[float]:
         """The public score of every team, best first."""
-        request = official_client.message("ApiGetLeaderboardRequest", competition_name=self.slug, page_size=_PAGE)
+        # Once a competition is over Kaggle gives the private scores, unless it is told not to.
+        request = official_client.message(
+            "ApiGetLeaderboardRequest", competition_name=self.slug, page_size=_PAGE, override_public=True
+        )
         teams: dict[int, float] = {}
         while True:
             page, token = self._ask("get_leaderboard", request, _standings)

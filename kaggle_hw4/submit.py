@@ -20,7 +20,7 @@ from kaggle_hw4.errors import HW4Error, PendingError, RefusedError, UnavailableE
 from kaggle_hw4.kaggle_client import KaggleClient, MaybeSentError, Submission
 from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.submission_file import SubmissionFile, load_submission, read_submission
-from kaggle_hw4.workspace import Workspace, storage_errors
+from kaggle_hw4.workspace import Workspace, storage_errors, utf8
 
 __all__ = ["read_submission", "submit", "sync"]
 
@@ -166,7 +166,7 @@ def _send(
         report(f"found on Kaggle what was sent before (ref {found.ref})")
         return _record(ledger, row, found)
     _check_quota(client)
-    token = client.upload(file.path.name, file.content)
+    token = client.upload(utf8(file.path.name), file.content)
     row = _note_sending(ledger, client.slug, file, row, ensemble)
     try:
         ref = client.create(token, f"{row.name[:80]} [{row.id}]")
@@ -190,8 +190,8 @@ def _note_sending(ledger: Ledger, slug: str, file: SubmissionFile, row: Row | No
     now = Row(
         id=row.id if row else f"hw4-{secrets.token_hex(6)}",
         competition=slug,
-        name=file.path.stem,
-        file=str(file.path),
+        name=utf8(file.path.stem),
+        file=utf8(str(file.path.resolve())),  # found again from any folder
         csv_hash=_content_hash(file),
         created=_now(),
         state="sending",

@@ -32,6 +32,11 @@ def score_text(value: float | None) -> str:
     return "" if value is None else f"{value:.5f}"
 
 
+def short(name: str, most: int = 22) -> str:
+    """A name of at most so many characters: its middle left out if need be."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"
+
+
 def variants_table(rows: list[dict[str, Any]]) -> Table:
     """The registry with its published scores: the name of each variant over what it is."""
     scores = ("val", "private", "public")

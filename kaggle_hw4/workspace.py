@@ -250,6 +250,11 @@ def read_json(path: Path, remedy: str) -> Any:
         raise DataError(f"{path} cannot be read: {error}", remedy) from error
 
 
+def utf8(text: str) -> str:
+    """`text` with "?" for what is not UTF-8 in the name of a file: no database or request takes that."""
+    return text.encode(errors="replace").decode()
+
+
 def content_hash(value: Any) -> str:
     """First 16 hex digits of the SHA-256 of a JSON value: names an input in everything made from it."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import tiny
 from kaggle_support import Server
+from rich.console import Console
 from test_cli import refused, run
 from written import Bench
 
 from kaggle_hw4.board import read_board
+from kaggle_hw4.board_views import board_tables
 from kaggle_hw4.competition import competition
 from kaggle_hw4.ensemble.blend import make_ensemble
 from kaggle_hw4.kaggle_client import KaggleClient
@@ -129,7 +131,8 @@ def test_sync_brings_the_place_among_the_teams_and_the_slots(
 ) -> None:
     scores_of = [0.5 + i / 500 for i in range(230)]  # more than a page
     teams = [{"teamId": i, "teamName": f"team {i}", "score": str(score)} for i, score in enumerate(scores_of)]
-    monkeypatch.setattr(Rehearsal, "leaderboard", lambda self: teams)
+    hidden = [team | {"score": "0.1"} for team in teams]  # the private leaderboard, which Kaggle prefers
+    monkeypatch.setattr(Rehearsal, "leaderboard", lambda self, public: teams if public else hidden)
     assert KaggleClient(SLUG).leaderboard() == scores_of[::-1]
     scores(bench, "0.9", "0.95")
     result = run("board", "--sync", "--json", root=tmp_path)
@@ -138,3 +141,26 @@ def test_sync_brings_the_place_among_the_teams_and_the_slots(
     assert (lines[0]["place"], lines[0]["teams"]) == (1 + sum(score > 0.9 for score in scores_of), 230)
     assert (lines[1]["place"], lines[2]["place"]) == (1 + sum(score > 0.95 for score in scores_of), None)
     assert "(30/230)" in run("board", root=tmp_path).stdout
+    scores(bench, "0.05")  # late, and behind every team
+    run("board", "--sync", root=tmp_path)
+    assert "(231/231)" in run("board", root=tmp_path).stdout
+
+
+def test_no_figure_is_cut_on_80_columns(bench: Bench) -> None:
+    scores(bench, "0.60001", "0.70001", "0.80001")
+    foreign = Row("kaggle-9", SLUG, "by hand " * 16, "x.csv", "", "2026-01-01T00:00:00Z", "complete", 9, "0.5", "0.4")
+    for rows in ([], [foreign]):
+        for row in rows:
+            Ledger(bench.workspace.ledger).add(row)
+        board = read_board(bench.workspace, competition(SLUG))
+        console = Console(file=io.StringIO(), width=80)
+        console.print(board_tables(board, console))
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert max(map(len, lines)) <= 80
+        shown = "\n".join(lines)
+        for line in [line for line in board.submissions if line.band]:
+            assert line.band
+            band = f"{line.band.low:.3f}–{line.band.high:.3f}"
+            for figure in (f"{line.accuracy:.4f}", line.public, f"{line.band.z:+.1f}", band):
+                assert str(figure) in shown, shown
+            assert {"CV", "public", "private", "expected", "z", "ranks"} <= set(shown.split())

@@ -14,6 +14,8 @@ from kaggle_hw4.difference import Paired, difference
 from kaggle_hw4.ensemble.blend import Ensemble, make_ensemble
 from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError, UsageError
+from kaggle_hw4.variants import SETS
+from kaggle_hw4.workspace import read_json
 
 ROWS = 8_000
 
@@ -101,6 +103,21 @@ def test_diff_names_what_two_ensembles_name_differently_most_surely(bench: Bench
     same = compare_namings(bench.workspace, bench.store, bench.folds, a.name, str(a.file))
     assert same.difference.verdict == "same"
     assert same.utterances == []
+
+
+def test_diff_foretells_by_the_honest_accuracies(bench: Bench) -> None:
+    """Weights that are tried on the rows they were fitted to look better than they are."""
+    for seed, name in enumerate([*SETS["default"], *SETS["best"], *SETS["wide"]]):
+        bench.member(name, quality=0.8, seed=seed)
+    made = [make_ensemble(bench.workspace, bench.store, bench.folds, [], method=how) for how in ("equal", "greedy")]
+    found = compare_namings(bench.workspace, bench.store, bench.folds, *(ensemble.name for ensemble in made))
+    equal, greedy = (read_json(record_of(ensemble.file), "") for ensemble in made)
+    assert greedy["in_sample_accuracy"] > greedy["accuracy"]
+    gain = greedy["accuracy"] - equal["accuracy"]
+    assert found.difference.expected is not None
+    assert np.sign(found.difference.expected) == np.sign(gain)
+    swapped = compare_namings(bench.workspace, bench.store, bench.folds, made[1].name, made[0].name)
+    assert swapped.difference.expected == -found.difference.expected
 
 
 def test_diff_takes_files_members_and_runs(bench: Bench, tmp_path: Path) -> None:

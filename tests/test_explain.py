@@ -136,6 +136,18 @@ def test_the_first_link_that_does_not_match_is_named(
     assert words in broken.found
 
 
+def test_a_reference_stands_for_the_file_that_was_sent_under_it(bench: Bench, tmp_path: Path) -> None:
+    """The file was edited and sent again: the first score is not of what it holds now."""
+    made = make(bench)
+    row = sent(bench, made)
+    made.file.write_text(made.file.read_text() + "\n")
+    again = replace(row, id="hw4-2", ref=8, csv_hash=file_hash(made.file), public="0.99")
+    Ledger(bench.workspace.ledger).add(again)
+    for ref, state, public in (("7", "differs", "0.95"), ("8", "matches", "0.99")):
+        (score,) = [link for link in chain(bench, ref).links if link.link == "score"]
+        assert (score.state, score.what) == (state, f"public {public}, private 0.94 (ref {ref})")
+
+
 def test_another_split_breaks_the_chain(bench: Bench) -> None:
     made = make(bench)
     edit_folds(bench, made)

@@ -63,6 +63,16 @@ def test_speakers_that_are_ruled_out_do_not_set_the_scale(mask: float) -> None:
     assert convex.fit_temperature(pool, 0, pool.all_folds) == pytest.approx(1.0, rel=0.05)
 
 
+def test_logits_in_half_precision_count_like_others() -> None:
+    logits = np.full((4, 3), np.finfo(np.float16).min, np.float16)
+    labels = np.arange(4) % 3
+    logits[np.arange(4), labels] = 40
+    cut = lambda array: np.array_split(array, 2)  # noqa: E731
+    pool = Pool([[Logits(part) for part in cut(logits)]], cut(labels), np.ones(1))
+    for piece in pool.pieces(pool.all_folds):
+        assert pool.margins(piece).min() == float(np.finfo(np.float16).min) - 40
+
+
 def test_members_that_know_next_to_nothing_have_temperatures() -> None:
     """Their loss is flat: seed 186 of these needs a step whose gain single precision does not show."""
     labels = np.repeat(np.arange(4), 9)

@@ -163,6 +163,19 @@ def test_a_training_that_is_not_finished_has_a_curve_and_no_cell(bench: Bench) -
     assert "Named out of fold by sample-s0 on fold 0, 1" in page.text
 
 
+def test_whether_a_training_still_learns_is_told_by_the_folds_that_ended(bench: Bench) -> None:
+    with_members(bench, "sample")
+    for fold in range(3):
+        run = Run(bench.workspace.runs / "sample-s0" / f"fold{fold}")
+        ended, before = run.read_result(), 0.25 * fold
+        run.log.write_text(json.dumps({"step": 72, "accuracy": ended["accuracy"] if fold == 0 else before}) + "\n")
+        run.result.unlink()
+        if fold == 0:
+            write_json(run.result, {k: v for k, v in ended.items() if k != "checksum"} | {"steps": 144})
+    made, _ = report(bench.workspace.root)
+    assert "+0.0 points since step 72: more steps promise little" in sentence(made, "accuracy")
+
+
 def test_one_fold_only_is_shown_for_what_it_is(bench: Bench) -> None:
     bench.run("sample", 1, *logits(bench, 1))
     made, page = report(bench.workspace.root)

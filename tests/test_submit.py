@@ -1,5 +1,6 @@
 """Validation, at most one submission, waiting and the ledger, against the rehearsal server."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,25 @@ def test_the_same_rows_in_another_order_are_not_sent(kaggle: Server, workspace: 
     forced = send(workspace, turned, force=True)
     assert forced is not None
     assert len(kaggle.rehearsal.entries) == 2
+
+
+def test_a_file_given_by_a_relative_path_is_found_from_another_folder(
+    kaggle: Server, workspace: Workspace, csv_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(csv_path.parent)
+    first = send(workspace, Path(csv_path.name))
+    monkeypatch.chdir("/")
+    assert send(workspace, write_csv(csv_path.with_name("turned.csv"), dict(reversed(LABELS.items())))) == first
+    assert len(kaggle.rehearsal.entries) == 1
+
+
+def test_a_file_whose_name_is_not_utf_8_is_sent(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    odd = csv_path.rename(csv_path.with_name(os.fsdecode(b"mine\xff.csv")))
+    row = send(workspace, odd)
+    assert row is not None
+    assert (row.name, row.state) == ("mine?", "complete")
+    assert send(workspace, odd) == row
+    assert len(kaggle.rehearsal.entries) == 1
 
 
 def test_what_a_score_cannot_tell_from_an_earlier_one_is_warned_about_and_sent(

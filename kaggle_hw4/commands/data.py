@@ -14,7 +14,11 @@ from kaggle_hw4.workspace import Workspace
 def data(
     ctx: typer.Context,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Take this folder, .zip, .tar(.gz), or archive in parts (any of them), instead of downloading.")
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Take this folder, .zip, .tar(.gz), or archive in parts (any of them), instead of downloading.",
+        ),
     ] = None,
     slug: Annotated[
         str | None,

@@ -136,7 +136,8 @@ class Pool:
         margins = np.empty((len(self), len(labels), self.members[0][0].array.shape[1]), np.float32)
         for margin, member, scale in zip(margins, self.members, self.scale, strict=True):
             logits = member[piece.fold].read(piece.rows)
-            np.subtract(logits, logits[rows, labels][:, None], out=margin, casting="same_kind")
+            # In float32 whatever the file's kind: the difference of two halves need not be one.
+            np.subtract(logits, logits[rows, labels][:, None], out=margin, dtype=np.float32, casting="same_kind")
             if scale != 1:
                 margin *= np.float32(scale)
         return margins

@@ -45,7 +45,12 @@ def read_record(csv: Path) -> dict[str, Any]:
     again = f"Delete {path}; `kaggle-hw4 ensemble` makes it again."
     record = read_json(path, again)
     try:
-        check_fields(record, members=list, **dict.fromkeys(("csv", "weights", "data", "folds", "code", "method"), str))
+        check_fields(
+            record,
+            members=list,
+            accuracy=int | float,
+            **dict.fromkeys(("csv", "weights", "data", "folds", "code", "method"), str),
+        )
         for member in record["members"]:
             numbers = dict.fromkeys(("weight", "temperature", "beta"), int | float)
             for part in check_fields(member, name=str, made_from=str, parts=list, **numbers)["parts"]:

@@ -6,18 +6,8 @@ import numpy as np
 
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.report.material import Material, Training
-from kaggle_hw4.report.svg import (
-    FRAMES_PER_SECOND,
-    MUTED,
-    PAPER,
-    SEQUENTIAL,
-    SERIES,
-    bare,
-    panels,
-    scale_of,
-    short,
-    show_mels,
-)
+from kaggle_hw4.report.svg import FRAMES_PER_SECOND, MUTED, PAPER, SEQUENTIAL, SERIES, bare, panels, scale_of, show_mels
+from kaggle_hw4.views import short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

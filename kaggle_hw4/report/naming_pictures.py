@@ -9,7 +9,8 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.report.material import Material
 from kaggle_hw4.report.naming import Judged
-from kaggle_hw4.report.svg import FAINT, FRAMES_PER_SECOND, INK, MUTED, SERIES, panels, short, show_mels, whole_numbers
+from kaggle_hw4.report.svg import FAINT, FRAMES_PER_SECOND, INK, MUTED, SERIES, panels, show_mels, whole_numbers
+from kaggle_hw4.views import short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,8 @@ from kaggle_hw4.board import SubmissionLine
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.ledger import number
 from kaggle_hw4.report.material import Material
-from kaggle_hw4.report.svg import FAINT, INK, MUTED, PAPER, SEQUENTIAL, SERIES, bare, panels, scale_of, short
+from kaggle_hw4.report.svg import FAINT, INK, MUTED, PAPER, SEQUENTIAL, SERIES, bare, panels, scale_of
+from kaggle_hw4.views import short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -77,11 +77,6 @@ def bare(axes: "Axes", *, spines: bool = False) -> None:
     axes.spines[:].set_visible(spines)
 
 
-def short(name: str, most: int = 22) -> str:
-    """A name that fits beside a bar: its middle left out if need be."""
-    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"
-
-
 def whole_numbers(axes: "Axes") -> None:
     """No half ticks on the axis below."""
     from matplotlib.ticker import MaxNLocator

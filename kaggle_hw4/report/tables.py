@@ -229,8 +229,9 @@ def provenance(material: Material) -> list[tuple[str, str, str]]:
     root = f"{material.workspace.root}/"
     links = []
     try:
-        if material.best_submission is not None:
-            chain = explain(material.workspace, material.edition.slug, material.best_submission.name, verify=False)
+        if (best := material.best_submission) is not None:
+            name = best.name if best.ref is None else str(best.ref)  # another of the same name may have been sent since
+            chain = explain(material.workspace, material.edition.slug, name, verify=False)
             links = [(link.link, link.what.replace(root, ""), link.hash) for link in chain.links]
     except HW4Error as error:
         links = [("chain", error.cause.replace(root, ""), "")]

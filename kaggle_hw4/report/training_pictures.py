@@ -6,7 +6,8 @@ import numpy as np
 
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.report.material import Curve, Material, Member
-from kaggle_hw4.report.svg import FAINT, INK, MUTED, SEQUENTIAL, SERIES, bare, panels, scale_of, short
+from kaggle_hw4.report.svg import FAINT, INK, MUTED, SEQUENTIAL, SERIES, bare, panels, scale_of
+from kaggle_hw4.views import short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,10 +38,11 @@ def accuracy_curves(material: Material) -> "tuple[Figure, str]":
     figure, members = _curves(material, "accuracy")
     best = members[0]
     steps, values = _together([_with_result(training.accuracy, training.result) for training in best.trainings])
-    means = 100 * np.nanmean(values, axis=0)
-    sentence = f"{best.name} ends at {means[-1]:.1f} % of held-out utterances named rightly"
-    if len(steps) > 1:
-        gained = means[-1] - means[-2]
+    sentence = f"{best.name} ends at {100 * np.nanmean(values[:, -1]):.1f} % of held-out utterances named rightly"
+    # Of the same folds: those that are at work have no end yet, and other utterances to name.
+    ends = values[:, -2:]
+    if len(steps) > 1 and len(ends := ends[~np.isnan(ends).any(1)]):
+        gained = 100 * (ends[:, 1] - ends[:, 0]).mean()
         verdict = "it was still learning" if gained > 1 else "more steps promise little"
         sentence += f", {gained:+.1f} points since step {steps[-2]:,}: {verdict}"
     return figure, sentence + "."
