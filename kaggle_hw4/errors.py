@@ -52,3 +52,8 @@ class PendingError(HW4Error):
     """Not finished when the time was up; the message names what to continue with."""
 
     exit_code = 6
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of a library says, or its kind."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from kaggle_hw4.data.crops import Utterances
-from kaggle_hw4.errors import DataError, HW4Error
+from kaggle_hw4.errors import DataError, HW4Error, first_line
 from kaggle_hw4.inference import predict
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.recipe import Variant
@@ -139,7 +139,7 @@ class Predictor:
             RuntimeError,
             HW4Error,
         ) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise DataError(f"{path} is no predictor, or damaged: {reason}", _AGAIN) from error
         return found
 

@@ -176,6 +176,11 @@ class Variant:
                 f"final_share {self.final_share} with final_crop {self.final_crop}",
                 "Give a last stage both its share of the steps and its crops, or neither.",
             )
+        if self.final_margin and not self.final_share:
+            raise UsageError(
+                f"final_margin {self.final_margin} without a last stage",
+                "Give the stage its final_share and final_crop, or leave final_margin at 0.",
+            )
         shares = ("dropout", "margin_ramp", "label_smoothing", "ema", "average_last", "final_share", "mel_warp")
         for field in shares:
             if not 0 <= getattr(self, field) < 1:

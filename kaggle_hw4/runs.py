@@ -52,7 +52,7 @@ def member_name(variant: str, seed: int) -> str:
 
 def with_steps(variant: Variant, steps: int | None) -> Variant:
     """The variant at another length; the warm-up never takes more than a tenth of it."""
-    if steps is None:
+    if steps in (None, variant.steps):
         return variant
     return replace(variant, steps=steps, warmup=min(variant.warmup, max(1, steps // 10)))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from filelock import FileLock
 from typer.testing import CliRunner, Result
 
@@ -105,6 +106,16 @@ def test_a_variant_that_cannot_be_is_refused_before_anything_starts(
     tiny.store(tmp_path, longest=90)
     refused(run("train", "--variant", name, root=tmp_path), 2, *words)
     assert not (tmp_path / "runs").exists()
+
+
+def test_predicting_where_the_memory_is_taken_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run("train", "--variant", "sample", "--steps", "2", "--workers", "1", root=root).exit_code == 0
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("kaggle_hw4.training.artefacts.predict_again", full)
+    refused(run("predict", root=root), 3, "cpu has too little memory: CUDA out of memory", "--device cpu")
 
 
 def test_a_refit_takes_its_steps_from_cross_validation_and_refuses_without(root: Path) -> None:

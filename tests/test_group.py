@@ -35,6 +35,17 @@ def test_many_of_the_best_at_once_train_as_one_by_one(session: Session, name: st
     assert (together[1] - lone[0]).norm() < 1e-3 * lone[0].norm()
 
 
+@pytest.mark.parametrize("subsampling", [2, 4])
+def test_padded_crops_that_subsampling_does_not_divide_train(session: Session, subsampling: int) -> None:
+    v = replace(small("conformer-full", dropout=0.0), crop=51, subsampling=subsampling)
+    group = trainer_of(session, v, [3, 4])
+    alone = [trainer_of(session, v, [seed]) for seed in (3, 4)]
+    for each in (group, *alone):
+        each.dtype = torch.float32
+        each.train_step()
+    assert group.losses.tolist() == pytest.approx([one.losses.item() for one in alone], rel=1e-5)
+
+
 @pytest.mark.parametrize("crop", [16, 50])  # shorter than every utterance; longer than many: padded
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["conformer-full", "transformer-simple"])

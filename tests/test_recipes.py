@@ -238,6 +238,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"pre_norm": True}, "pre_norm with conformer"),
     ({"dropout": 1.0}, "dropout 1.0 is no share"),
     ({"final_share": 0.1}, "final_share 0.1 with final_crop 0"),
+    ({"head": "aam-softmax", "final_margin": 0.4}, "final_margin 0.4 without a last stage"),
     ({"time_mask": 30}, "two masks of up to 30 frames"),
     ({"time_warp": 0.3}, "time_warp 0.3"),
     ({"noise": 1.5}, "noise 1.5"),

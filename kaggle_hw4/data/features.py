@@ -11,7 +11,7 @@ import torch
 from kaggle_hw4.competition import N_MELS
 from kaggle_hw4.data.fast_zlib import zlib as fast_zlib
 from kaggle_hw4.data.saved import load_saved
-from kaggle_hw4.errors import DataError
+from kaggle_hw4.errors import DataError, first_line
 from kaggle_hw4.workspace import MOST_BYTES
 
 Content = memoryview | bytearray  # of a file; writable, as torch wants memory to be
@@ -129,7 +129,7 @@ def _load(name: str, content: Content) -> np.ndarray:
     try:
         features = load_saved(content, MOST_BYTES)
     except Exception as error:  # torch.load raises whatever its many readers do: all mean the same here
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(f"{name} is not a saved tensor: {reason}", AGAIN) from error
     if not isinstance(features, torch.Tensor):
         raise DataError(f"{name} holds a {type(features).__name__}, not a tensor", AGAIN)

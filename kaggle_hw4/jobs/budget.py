@@ -8,10 +8,12 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from filelock import FileLock
+
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
-from kaggle_hw4.jobs.plan import Costs, job_seconds, wall_time
+from kaggle_hw4.jobs.plan import Costs, Plan, PlannedJob, job_seconds
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, with_steps
 from kaggle_hw4.terminal import duration
@@ -64,13 +66,16 @@ def allot(
     usable = budget * _PLANNED_SHARE - _START_SECONDS
 
     def seconds(chosen: dict[str, Variant], steps: int, seeds: int) -> float:
-        """Wall time of all jobs."""
+        """Wall time of all jobs, as they will be planned."""
         jobs = [
-            (Job(name, with_steps(v, min(steps, v.steps)), 0, fold), costs(name, v))
-            for name, v in chosen.items()
-            for fold in seeds * fold_numbers
+            Job(name, with_steps(v, min(steps, v.steps)), seed, fold)
+            for seed in range(seeds)
+            for name, v in reversed(chosen.items())
+            for fold in fold_numbers
         ]
-        return wall_time((job_seconds(job, 0, cost, store, folds) for job, cost in jobs), workers)
+        sizes = {name: costs(name, v) for name, v in chosen.items()}
+        planned = [PlannedJob(job, 0, job_seconds(job, 0, sizes[job.name], store, folds), False) for job in jobs]
+        return Plan(planned, workers, 0, {name: cost.together for name, cost in sizes.items()}).seconds
 
     count = len(seeds or [0])
     for left_out in range(len(variants)):
@@ -119,10 +124,15 @@ def recall(workspace: Workspace, request: dict[str, object]) -> Allotment | None
         raise DataError(f"{path} is damaged: {error}", again) from error
 
 
-def remember(workspace: Workspace, request: dict[str, object], made: Allotment) -> None:
-    """Record what was begun for `request`."""
-    recipes = {name: v.recipe() for name, v in made.chosen.items()}
-    write_json(_record_of(workspace, request), {"request": request, "chosen": recipes, "seeds": made.seeds})
+def remember(workspace: Workspace, request: dict[str, object], made: Allotment) -> Allotment:
+    """Record what is begun for `request`; gives what another command began for the same meanwhile, else `made`."""
+    workspace.runs.mkdir(parents=True, exist_ok=True)
+    with FileLock(workspace.runs / ".budget.lock"):
+        if before := recall(workspace, request):
+            return before
+        recipes = {name: v.recipe() for name, v in made.chosen.items()}
+        write_json(_record_of(workspace, request), {"request": request, "chosen": recipes, "seeds": made.seeds})
+    return made
 
 
 def _record_of(workspace: Workspace, request: dict[str, object]) -> Path:

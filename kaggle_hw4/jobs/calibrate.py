@@ -7,9 +7,10 @@ import torch
 
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.store import Store
-from kaggle_hw4.errors import DataError
+from kaggle_hw4.errors import DataError, first_line
 from kaggle_hw4.machine import give_back_memory
 from kaggle_hw4.recipe import Variant
+from kaggle_hw4.training.capture import can_compile
 from kaggle_hw4.training.trainer import Trainer
 
 _TIMED_STEPS = 3  # at least: every length of crops comes as often as the others
@@ -23,7 +24,7 @@ class Cost:
     step: float  # not compiled, which takes too long to be tried
     together: int
     parameters: int
-    compiles: bool = False  # a GPU, whose steps are compiled where that pays
+    compiles: bool = False  # whether the device compiles the steps where that pays
 
 
 def measure(variant: Variant, store: Store, device: torch.device, wanted: int, sharing: int = 1) -> Cost:
@@ -40,7 +41,7 @@ def measure(variant: Variant, store: Store, device: torch.device, wanted: int, s
             cost = _timed(_trainer(variant, frames, together))
             break
         except torch.OutOfMemoryError as error:
-            reason = (str(error).splitlines() or ["no memory left"])[0]
+            reason = first_line(error)
         if together == 1:
             raise DataError(f"{device} has too little memory: {reason}", "Use another GPU, or --device cpu.")
         together //= 2
@@ -63,7 +64,7 @@ def _timed(trainer: Trainer) -> Cost:
         trainer.train_step()
     _wait_for(trainer.device)
     seconds = (time.perf_counter() - began) / steps
-    return Cost(seconds, len(trainer.seeds), trainer.group.weights.shape[1], trainer.device.type == "cuda")
+    return Cost(seconds, len(trainer.seeds), trainer.group.weights.shape[1], can_compile(trainer.device))
 
 
 def _fitting(variant: Variant, frames: Frames, sharing: int) -> int:

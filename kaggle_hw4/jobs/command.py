@@ -1,5 +1,7 @@
 """From what the user asks of `train` to a plan."""
 
+from functools import partial
+
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import UsageError
 from kaggle_hw4.folds import Folds
@@ -102,19 +104,19 @@ def plan_training(
             chosen, fold_numbers, seeds, budget=seconds, costs=costs, workers=workers, store=store, folds=folds
         )
         chosen, seeds = allotted.chosen, allotted.seeds
-    plan = make_plan(
+    planned = partial(
+        make_plan,
         workspace,
         store,
         folds,
-        chosen=chosen,
         fold_numbers=fold_numbers,
-        seeds=seeds or [0],
         costs=costs,
         workers=workers,
         member_by_member=seconds is not None,
     )
-    if allotted and not dry_run:
-        remember(workspace, request, allotted)
+    plan = planned(chosen=chosen, seeds=seeds or [0])
+    if allotted and not dry_run and (begun := remember(workspace, request, allotted)) != allotted:
+        plan = planned(chosen=begun.chosen, seeds=begun.seeds)
     return plan, seconds
 
 

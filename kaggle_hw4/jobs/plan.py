@@ -14,7 +14,7 @@ from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.calibrate import Cost, measure
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, Run, check_identity, identity, run_of
-from kaggle_hw4.training.capture import COMPILED_SHARE, worth_compiling
+from kaggle_hw4.training.capture import COMPILED_SHARE, COMPILING_SECONDS, worth_compiling
 from kaggle_hw4.training.schedules import mean_crop, validation_steps
 from kaggle_hw4.workspace import Workspace
 
@@ -212,6 +212,8 @@ def job_seconds(job: Job, done: int, cost: Cost, store: Store, folds: Folds) -> 
     predicted = (looks + 1) * held_out + int(store.lengths[store.test_rows].sum())
     v, measured = job.variant, fmean(job.variant.crop_lengths)
     steps = (v.steps - done) * mean_crop(v) / measured
-    if cost.compiles and worth_compiling(v, cost.together):
+    compiling = 0.0
+    if cost.compiles and worth_compiling(v, cost.together) and done < v.steps:
         steps *= COMPILED_SHARE
-    return cost.step / cost.together * (steps + predicted / (v.batch * measured) / 3)
+        compiling = COMPILING_SECONDS * len({*v.crop_lengths, v.final_crop or v.crop})
+    return (cost.step * (steps + predicted / (v.batch * measured) / 3) + compiling) / cost.together

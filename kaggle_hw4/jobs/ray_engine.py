@@ -16,7 +16,7 @@ import torch
 
 from kaggle_hw4 import __version__
 from kaggle_hw4.data.store import Store
-from kaggle_hw4.errors import HW4Error, UnavailableError, UsageError
+from kaggle_hw4.errors import HW4Error, UnavailableError, UsageError, first_line
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.engine import LOOK_SECONDS, STOP_SECONDS, Answer, Lost, silence
 from kaggle_hw4.jobs.plan import Costs, known_once
@@ -173,7 +173,7 @@ class RayEngine:
                 try:
                     answers.append((of[answer], self._ray.get(answer)))
                 except self._ray.exceptions.RayError as error:
-                    reason = silence() if task.hung else f"its Ray worker was lost ({_first_line(error)})"
+                    reason = silence() if task.hung else f"its Ray worker was lost ({_reason(error)})"
                     answers.append((of[answer], Lost(reason)))
                 self._ray.get(self._mailbox.dismiss.remote(task.name))
                 task.locks.close()
@@ -253,7 +253,7 @@ def _initialised(address: str | None, workers: int | None) -> Any:
         ray.init(address=address or "local", **quiet)
     except Exception as error:  # plain ones, among others
         ray.shutdown()
-        raise UnavailableError(f"Ray did not start: {_first_line(error)}", "Run the same command again.") from error
+        raise UnavailableError(f"Ray did not start: {_reason(error)}", "Run the same command again.") from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own prints a stack
     return ray
 
@@ -287,9 +287,8 @@ def _cluster_errors() -> Iterator[None]:
     try:
         yield
     except RayError as error:
-        raise UnavailableError(f"the Ray cluster failed: {_first_line(error)}", _AGAIN) from error
+        raise UnavailableError(f"the Ray cluster failed: {_reason(error)}", _AGAIN) from error
 
 
-def _first_line(error: Exception) -> str:
-    error = getattr(error, "cause", None) or error  # what a task raised, without Ray's own traceback
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _reason(error: Exception) -> str:
+    return first_line(getattr(error, "cause", None) or error)  # what a task raised, without Ray's own traceback

@@ -11,10 +11,10 @@ from typing import TypeVar
 import torch
 
 from kaggle_hw4.data.store import Store
-from kaggle_hw4.errors import DataError, HW4Error
+from kaggle_hw4.errors import DataError, HW4Error, first_line
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.runs import Job
-from kaggle_hw4.training.session import do_jobs
+from kaggle_hw4.training.session import do_jobs, part_of
 from kaggle_hw4.training.stopping import Stopped
 from kaggle_hw4.workspace import Workspace, storage_errors
 
@@ -78,11 +78,12 @@ def work(
     with suppress(Stopped):
         while waiting and not should_stop():
             group = waiting.pop()
+            end = part_of(until, len(group), sum(map(len, waiting)))
             try:
-                failures |= do_jobs(workspace, group, store, folds, device, should_stop, until, logs)
+                failures |= do_jobs(workspace, group, store, folds, device, should_stop, end, logs)
                 continue
             except (torch.OutOfMemoryError, MemoryError) as error:
-                reason = (str(error).splitlines() or ["no memory left"])[0]
+                reason = first_line(error)
             if len(group) == 1:
                 raise DataError(
                     f"out of memory: {reason}", "Run the same command with fewer --workers; it goes on from here."

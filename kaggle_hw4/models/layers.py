@@ -70,7 +70,7 @@ class FrameBatchNorm(nn.BatchNorm1d):
         frames = x.flatten(0, 1)
         if not self.training or (mask is None and not self.stacked):
             return super().forward(frames).view_as(x)
-        return normalised(frames, (0,), None if mask is None else mask.view(-1, 1), self).view_as(x)
+        return normalised(frames, (0,), None if mask is None else mask.reshape(-1, 1), self).view_as(x)
 
 
 def normalised(x: Tensor, dims: tuple[int, ...], mask: Tensor | None, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:

@@ -12,8 +12,15 @@ from kaggle_hw4.recipe import Variant
 # but compiling took 60 and 27 s: as long as so many steps of a model save.
 _WORTH_COMPILING = 100_000
 COMPILED_SHARE = 0.5  # of the time of a step that is not compiled
+COMPILING_SECONDS = 60.0  # for each length of crops
+_COMPILES_FROM = (7, 0)  # the compute capability that PyTorch's compiler asks for
 
 Kind = tuple[int, bool]  # length of the crops in frames; whether some are padded
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether it is a GPU that PyTorch compiles for."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= _COMPILES_FROM
 
 
 def compiled_from(models: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from kaggle_hw4.errors import UsageError
+from kaggle_hw4.errors import UsageError, first_line
 from kaggle_hw4.progress import read_progress
 from kaggle_hw4.runs import Run
 
@@ -97,7 +97,7 @@ def log_failure(run: Run, error: Exception) -> None:
     progress = read_progress(run)
     if run.finished or progress.failure:
         return
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = first_line(error)
     with suppress(OSError), open(run.log, "a", encoding="utf-8") as file:  # the disk may be what failed
         file.write(json.dumps({"step": progress.step, "failure": reason}) + "\n")
 

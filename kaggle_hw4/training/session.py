@@ -1,6 +1,7 @@
 """Do jobs: train them or go on with them, then write their weights, logits and results."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 
@@ -9,7 +10,7 @@ from safetensors.torch import save
 
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.store import Store
-from kaggle_hw4.errors import DataError, HW4Error
+from kaggle_hw4.errors import DataError, HW4Error, PendingError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.inference import accuracy, predict
 from kaggle_hw4.runs import Job, claim, identity, run_of
@@ -21,6 +22,8 @@ from kaggle_hw4.training.stopping import Stopped, locked, stopping
 from kaggle_hw4.training.trainer import Diverged, State, Trainer, load_checkpoint, save_checkpoint
 from kaggle_hw4.version import code_version
 from kaggle_hw4.workspace import Workspace, atomic_path, file_hash
+
+_LEAST_SHARE = 0.1  # of the steps: a training cut before has hardly begun, and names no speaker
 
 
 def announce(workspace: Workspace, jobs: list[Job], store: Store, folds: Folds) -> None:
@@ -50,6 +53,7 @@ def do_jobs(
 
     Raises:
         Stopped: `should_stop()` became true.
+        PendingError: `until` came before a training had a tenth of its steps.
         DataError: a run's folder was made from something else, or cannot be written.
     """
     failures: dict[Job, HW4Error] = {}
@@ -61,9 +65,12 @@ def do_jobs(
         todo = [job for job in jobs if not run_of(workspace, job).finished]
         try:
             frames = Frames(store, device)
-            for together, states in _by_step([(job, _saved(workspace, job, store, folds)) for job in todo]):
-                failures |= _Training(workspace, together, states, store, folds, frames, should_stop, logs).run(until)
-        except Stopped:
+            parts = _by_step([(job, _saved(workspace, job, store, folds)) for job in todo])
+            left = [sum(job.variant.steps for job in together) - _steps(states) for together, states in parts]
+            for number, (together, states) in enumerate(parts):
+                end = part_of(until, left[number], sum(left[number + 1 :]))
+                failures |= _Training(workspace, together, states, store, folds, frames, should_stop, logs).run(end)
+        except (Stopped, PendingError):
             raise
         except Exception as error:
             for job in todo:
@@ -106,6 +113,18 @@ def _by_step(jobs: list[tuple[Job, State | None]]) -> list[tuple[list[Job], list
         members.append(job)
         states += [state] if state else []
     return list(groups.values())
+
+
+def _steps(states: list[State]) -> int:
+    return sum(int(state["step"]) for state in states)
+
+
+def part_of(until: float | None, mine: float, others: float) -> float | None:
+    """When (`time.monotonic`) the first of several parts has to end, if the others are done after it until `until`."""
+    if until is None:
+        return None
+    now = time.monotonic()
+    return now + (until - now) * mine / max(mine + others, 1)
 
 
 class _Training:
@@ -170,7 +189,7 @@ class _Training:
         return failures
 
     def _fit(self, until: float | None) -> None:
-        """Train to the end. Raises Stopped or Diverged."""
+        """Train to the end, or `until`. Raises Stopped, Diverged, or PendingError when that is too early."""
         trainer, device = self.trainer, self.frames.device
         forget_peak(device)
         with ExitStack() as files:
@@ -203,6 +222,11 @@ class _Training:
                 until=until,
             ):
                 raise Stopped(", ".join(map(str, self.jobs)))
+            if trainer.step < _LEAST_SHARE * trainer.variant.steps:
+                raise PendingError(
+                    f"the time is up after {trainer.step:,} of {trainer.variant.steps:,} steps",
+                    "Run the same command again: it goes on from the checkpoints.",
+                )
 
     def _save(self) -> None:
         for m, (job, run) in enumerate(zip(self.jobs, self.runs, strict=True)):

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.saved import load_saved
-from kaggle_hw4.errors import DataError
+from kaggle_hw4.errors import DataError, first_line
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.terminal import say
 from kaggle_hw4.training import augmentation
-from kaggle_hw4.training.capture import Graphs, Kind, worth_compiling
+from kaggle_hw4.training.capture import Graphs, Kind, can_compile, worth_compiling
 from kaggle_hw4.training.group import Group
 from kaggle_hw4.training.losses import losses as losses_of
 from kaggle_hw4.training.precision import LossScale, precision
@@ -86,7 +86,7 @@ class Trainer:
         self._graphs = Graphs(self._compute, self._tensors, device) if capture and on_gpu else None
         self._forward: Callable[..., Tensor] = self.group
         wanted = worth_compiling(variant, len(seeds)) if compiled is None else compiled
-        self.compiled = wanted and self._graphs is not None
+        self.compiled = wanted and self._graphs is not None and can_compile(device)
         if self.compiled:
             torch.compiler.reset()  # it refuses to compile the same code for a ninth group
             self._forward = torch.compile(self.group.__call__, dynamic=False)
@@ -116,8 +116,7 @@ class Trainer:
         except Exception as error:  # whatever a compiler raises, as where the machine has none for C
             if not self.compiled:
                 raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            say(f"The steps are not compiled, and take twice as long: {reason}")
+            say(f"The steps are not compiled, and take twice as long: {first_line(error)}")
             self.compiled, self._forward = False, self.group
             graphs.step(kind)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING
 
-from kaggle_hw4.errors import UsageError
+from kaggle_hw4.errors import DataError, UsageError, first_line
 from kaggle_hw4.verbs.data import Names, listed, open_split
 from kaggle_hw4.workspace import Workspace
 
@@ -154,6 +154,8 @@ def predict(workspace: Workspace, names: Names = (), *, device: str = "auto") ->
         UsageError: no such member or device.
         DataError: a member that lacks folds, or weights that are damaged.
     """
+    import torch
+
     from kaggle_hw4.ensemble.members import choose_members
     from kaggle_hw4.jobs.plan import choose_device, devices_of
     from kaggle_hw4.jobs.work import prepare_torch
@@ -169,5 +171,11 @@ def predict(workspace: Workspace, names: Names = (), *, device: str = "auto") ->
     runs += [run for run in (run_at(workspace, member, REFIT) for member in members) if run.finished]
     with progress_bar("predicting") as update:
         for done, run in enumerate(runs):
-            predict_again(workspace, job_of(run), store, split, target)
+            try:
+                predict_again(workspace, job_of(run), store, split, target)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                raise DataError(
+                    f"{target} has too little memory: {first_line(error)}",
+                    "Wait for what else is at work there, or use --device cpu.",
+                ) from error
             update(done + 1, len(runs))
