@@ -84,6 +84,11 @@ def is_recorded(path: Path) -> bool:
         return False
 
 
+def distrust(path: Path) -> None:
+    """Have `path` verified again before it is used."""
+    _record_of(path).unlink(missing_ok=True)
+
+
 def check_space(folder: Path, needed: int) -> None:
     """Raises DataError when fewer than `needed` bytes are free in `folder`."""
     free = shutil.disk_usage(folder).free

@@ -11,6 +11,8 @@ from platform import python_version
 
 from packaging.requirements import Requirement
 
+from kaggle_hw4.archive_file import size_of
+from kaggle_hw4.competition import EDITIONS
 from kaggle_hw4.credentials import find_credential, kaggle_json_problem
 from kaggle_hw4.errors import HW4Error, RefusedError
 from kaggle_hw4.kaggle_calls import status_of
@@ -158,9 +160,10 @@ def _driver() -> str:
 def _disk(workspace: Workspace) -> Finding:
     folder = next(path for path in (workspace.root, *workspace.root.parents) if path.is_dir())
     free = shutil.disk_usage(folder).free
-    if free >= _DISK or workspace.store.exists():
+    needed = _DISK - sum(size_of(workspace.data / f"{slug}.zip{end}") for slug in EDITIONS for end in ("", ".part"))
+    if free >= needed or workspace.store.exists():
         return Finding("disk", True, f"{size(free)} free in {workspace.root}")
-    value = f"{size(free)} free in {workspace.root}; archive and packed data take {size(_DISK)}"
+    value = f"{size(free)} free in {workspace.root}; archive and packed data take {size(needed)} more"
     return Finding("disk", False, value, "Choose another workspace with --root DIR.")
 
 

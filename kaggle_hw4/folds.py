@@ -1,6 +1,7 @@
 """The speaker-stratified k-fold split, written once to `folds/`."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,8 +65,8 @@ def make_folds(store: Store, path: Path, *, k: int | None = None, seed: int | No
     """The split at `path`; when there is none, it is made (5 folds, seed 0, unless asked otherwise).
 
     Raises:
-        DataError: `path` holds a split of another k or seed than asked for, or one of other data; what
-            `split` raises.
+        DataError: `path` holds a split of another k or seed than asked for, or one of other data; it is gone, and
+            trainings beside it are of another than this one; what `split` raises.
     """
     if not path.exists():
         with storage_errors(path):
@@ -76,17 +77,35 @@ def make_folds(store: Store, path: Path, *, k: int | None = None, seed: int | No
     folds = load_folds(store, path)
     if k not in (None, folds.k) or seed not in (None, folds.seed):
         asked = ", ".join(f"{name}={value}" for name, value in (("k", k), ("seed", seed)) if value is not None)
-        raise DataError(
-            f"{path} holds a split with k={folds.k}, seed={folds.seed}, not {asked}",
-            "Runs depend on it: use another --root for another split, or delete the file and `runs/`.",
-        )
+        remedy = "Use another --root for another split, or delete the file: no training depends on it."
+        if folds.hash in _trained_on(store, path):
+            remedy = "Runs depend on it: use another --root for another split, or delete the file and `runs/`."
+        raise DataError(f"{path} holds a split with k={folds.k}, seed={folds.seed}, not {asked}", remedy)
     return folds
 
 
 def _write(store: Store, path: Path, k: int, seed: int) -> None:
     names = store.index["id"].iloc[store.train_rows]
     assignment = dict(zip(names, split(store, k, seed).tolist(), strict=True))
-    write_json(path, {"k": k, "seed": seed, "data": store.hash, "fold_of": assignment})
+    content = {"k": k, "seed": seed, "data": store.hash, "fold_of": assignment}
+    trained = _trained_on(store, path)
+    if trained and content_hash(content) not in trained:
+        raise DataError(
+            f"{path} is gone, and the trainings here are of another split than k={k}, seed={seed}",
+            "Bring it back, or make it as it was: kaggle-hw4 folds --k N --seed S. Or use another --root.",
+        )
+    write_json(path, content)
+
+
+def _trained_on(store: Store, path: Path) -> set[str]:
+    """The splits of this data that the trainings beside the split at `path` name."""
+    found = set()
+    for record in path.parents[1].glob("runs/*/*/run.json"):
+        with suppress(DataError):  # it is named where it is used
+            run = read_json(record, "")
+            if isinstance(run, dict) and run.get("data") == store.hash:
+                found.add(str(run.get("folds")))
+    return found
 
 
 def made_again(path: Path) -> str:

@@ -1,19 +1,21 @@
 """`kaggle-hw4 data`: the archive from Kaggle or from disk, packed once."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from kaggle_hw4 import archive_file
 from kaggle_hw4.competition import DEFAULT_SLUG, EDITIONS
-from kaggle_hw4.data.archive import check_source
+from kaggle_hw4.data.archive import check_source, stamp
 from kaggle_hw4.data.pack import pack
 from kaggle_hw4.data.store import DTYPES, Store, open_store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.ledger import Ledger
 from kaggle_hw4.terminal import progress_bar, say
-from kaggle_hw4.workspace import Workspace, storage_errors
+from kaggle_hw4.workspace import Workspace, storage_errors, sweep
 
 
 def obtain(workspace: Workspace, slug: str | None, source: Path | None, dtype: str | None) -> Store:
@@ -35,18 +37,31 @@ def obtain(workspace: Workspace, slug: str | None, source: Path | None, dtype: s
     with storage_errors(workspace.data):
         workspace.data.mkdir(parents=True, exist_ok=True)
         with _alone(workspace.data / ".pack.lock"):
-            named = source.name.split(".")[0] if source else ""
+            sweep(workspace.data)
+            named = _edition_of(source) if source else None
             if workspace.store.exists():
                 store = open_store(workspace.store)
                 _check_same(store, slug or store.competition, source, dtype or store.dtype)
                 store.frames  # noqa: B018 (looks at all of them)
                 say("The data is packed already.")
                 return store
-            slug = slug or (named if named in EDITIONS else DEFAULT_SLUG)
+            slug = slug or named or DEFAULT_SLUG
             _check_edition(workspace, slug, named)
             archive = source or _download(workspace, slug)
-            with progress_bar("packing") as update:
-                return pack(archive, workspace.store, competition=slug, dtype=dtype or "float16", progress=update)
+            try:
+                with progress_bar("packing") as update:
+                    return pack(archive, workspace.store, competition=slug, dtype=dtype or "float16", progress=update)
+            except DataError:
+                if not source:
+                    archive_file.distrust(archive)
+                raise
+
+
+def _edition_of(source: Path) -> str | None:
+    """The competition that an archive is named after, or a folder or the one that it lies in; as far as known."""
+    source = source.resolve()
+    names = [source.name, source.parent.name] if source.is_dir() else [source.name]
+    return next((slug for name in names for slug in EDITIONS if re.match(rf"{slug}(?![A-Za-z0-9])", name)), None)
 
 
 @contextmanager
@@ -67,20 +82,20 @@ def _alone(lock: Path) -> Iterator[None]:
 def _check_same(store: Store, slug: str, source: Path | None, dtype: str) -> None:
     found = {"competition": store.competition, "dtype": store.dtype, "source": store.source}
     asked = {"competition": slug, "dtype": dtype, "source": str(source.resolve()) if source else store.source}
-    if found != asked:
-        differing = ", ".join(
-            f"{key} {found[key]} there, {asked[key]} now" for key in asked if found[key] != asked[key]
-        )
+    differing = ", ".join(f"{key} {found[key]} there, {asked[key]} now" for key in asked if found[key] != asked[key])
+    if source and store.stamp and stamp(source) != store.stamp:
+        differing = differing or f"{source} has changed since"
+    if differing:
         raise DataError(
             f"{store.folder} was packed from something else: {differing}",
             "Use another --root, or delete that folder to pack anew.",
         )
 
 
-def _check_edition(workspace: Workspace, slug: str, source_name: str) -> None:
+def _check_edition(workspace: Workspace, slug: str, named: str | None) -> None:
     """The editions share their files, split otherwise: what is made of one says nothing about another."""
     for other in EDITIONS.keys() - {slug}:
-        if source_name == other:
+        if named == other:
             raise DataError(
                 f"{other} is another competition than {slug}, by the name of the archive",
                 f"Add --competition {other}, or rename the archive if it is one of {slug}.",
@@ -94,6 +109,9 @@ def _check_edition(workspace: Workspace, slug: str, source_name: str) -> None:
 
 
 def _download(workspace: Workspace, slug: str) -> Path:
+    archive = workspace.data / f"{slug}.zip"
+    if archive_file.is_recorded(archive):  # which takes no account
+        return archive
     from kaggle_hw4.kaggle_client import KaggleClient
 
     with progress_bar("downloading", unit_bytes=True) as update:

@@ -237,6 +237,8 @@ def check_identity(run: Run, expected: dict[str, Any]) -> None:
         remedy = f"Use another --root, or delete {run.folder.parent} to train it anew."
         if (steps := _other_steps(found, expected)) is not None:
             remedy = f"To go on with what is there: --steps {steps}. Or use another --root."
+        elif isinstance(found, dict) and found | {"dtype": expected["dtype"], "hash": expected["hash"]} == expected:
+            remedy = f"Delete the packed data and pack it as it was: kaggle-hw4 data --dtype {found['dtype']}"
         raise DataError(f"{run.folder} was made from something else: {_difference(found, expected)}", remedy)
 
 

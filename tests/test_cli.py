@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import platform
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -151,6 +153,45 @@ def test_data_packs_once_and_refuses_another_source(tmp_path: Path) -> None:
     assert run("data", "--from", str(source), "--dtype", "float32", root=tmp_path / "b").exit_code == 0
     assert run("data", root=tmp_path / "b").exit_code == 0
     refused(run("data", "--competition", "ml2022spring-hw4", root=tmp_path), 3, "ml2022spring-hw4 now")
+
+
+def test_a_source_that_has_changed_is_not_taken_for_what_was_packed(tmp_path: Path) -> None:
+    source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
+    assert run("data", "--from", str(source), root=tmp_path).exit_code == 0
+    tiny.as_zip(source, tiny.files(seed=1))
+    refused(run("data", "--from", str(source), root=tmp_path), 3, f"{source} has changed since")
+
+
+def test_a_damaged_store_names_the_command_that_packs_the_same_again(tmp_path: Path) -> None:
+    source = tiny.as_zip(tmp_path / "的 mine.zip", tiny.files())
+    options = ["--competition", "ml2022spring-hw4", "--from", str(source), "--dtype", "float32"]
+    assert run("data", *options, root=tmp_path).exit_code == 0
+    train = ["train", "--variant", "sample", "--steps", "2", "--fold", "0", "--workers", "1"]
+    assert run(*train, root=tmp_path).exit_code == 0
+    header = tmp_path / "data/store/store.json"
+    header.write_text(header.read_text().replace('"hash": "', '"hash": "0'))
+    result = run("data", root=tmp_path)
+    refused(result, 3, "its checksum differs")
+    _, _, command = result.stderr.strip().rpartition("kaggle-hw4 ")
+    assert shlex.split(command) == ["data", *options]
+    shutil.rmtree(header.parent)
+    half = run("data", *options[:4], root=tmp_path)
+    assert half.exit_code == 0
+    refused(run(*train, root=tmp_path), 3, "dtype float32 there, float16 now", "data --dtype float32")
+    shutil.rmtree(header.parent)
+    assert run(*shlex.split(command), root=tmp_path).exit_code == 0
+    assert run(*train, root=tmp_path).exit_code == 0
+
+
+def test_what_a_killed_data_left_is_removed(tmp_path: Path) -> None:
+    """Also of a process whose number is another's now, as in a container that was started again."""
+    source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
+    for pid in (os.getpid(), 1):
+        left = tmp_path / "data" / f".store.{platform.node()}-{pid}.tmp"
+        left.mkdir(parents=True)
+        (left / "frames.bin").write_bytes(bytes(100))
+    assert run("data", "--from", str(source), root=tmp_path).exit_code == 0
+    assert not list((tmp_path / "data").glob(".store.*"))
 
 
 def test_bad_data_ends_with_3_and_usage_with_2(tmp_path: Path) -> None:

@@ -174,6 +174,12 @@ def test_too_little_disk(told: list[Any], workspace: Workspace, monkeypatch: pyt
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: Usage)
     finding = named(examine(SLUG, workspace, online=False), "disk")
     assert (finding.ok, "--root" in finding.remedy) == (False, True)
+    archive = workspace.data / f"{SLUG}.zip.part"
+    archive.parent.mkdir(parents=True)
+    with open(archive, "wb") as file:
+        file.truncate(6_000_000_000)  # of which nothing is still to come
+    assert named(examine(SLUG, workspace, online=False), "disk").ok
+    archive.unlink()
     workspace.store.mkdir(parents=True)  # what takes the room is there already
     assert named(examine(SLUG, workspace, online=False), "disk").ok
 

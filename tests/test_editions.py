@@ -53,6 +53,20 @@ def test_editions_are_not_mixed(desk: Desk) -> None:
     assert desk.requests() == []
 
 
+@pytest.mark.parametrize("name", [f"{OLD} (1).zip", f"{OLD}_copy.zip", f"{OLD}/Dataset"])
+def test_an_archive_that_was_renamed_or_unpacked_is_of_its_edition(desk: Desk, tmp_path: Path, name: str) -> None:
+    source = tmp_path / "downloads" / name
+    if name.endswith(".zip"):
+        source.parent.mkdir()
+        shutil.copy(desk.server.rehearsal.archive, source)
+    else:
+        tiny.as_folder(source, tiny.files())
+    desk.refused(desk.run("data", "--competition", NEW, "--from", str(source)), 3, f"Add --competition {OLD}")
+    result = desk.run("data", "--from", str(source))
+    assert result.exit_code == 0, result.output
+    assert f"{OLD}: " in result.stdout
+
+
 def test_an_archive_is_of_the_edition_that_it_is_named_after(desk: Desk) -> None:
     archive = str(desk.server.rehearsal.archive)
     desk.refused(desk.run("data", "--competition", NEW, "--from", archive), 3, f"Add --competition {OLD}")

@@ -4,7 +4,9 @@ The commands run whole, through the official client as it is installed, against 
 and its faults. Every test holds exit code, message, the requests made, and what is left on disk.
 """
 
+import os
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -271,6 +273,33 @@ def test_no_room_on_the_disk(desk: Desk) -> None:
     desk.refused(desk.run("data"), 3, "GiB are still to come", "GiB are free", "--root")
     assert desk.requests() == ["DownloadDataFiles", "GET"]
     assert desk.left() == set()
+
+
+def test_an_archive_that_went_bad_on_the_disk_is_fetched_again(desk: Desk) -> None:
+    """By a fault that leaves its size and time as they were: what was verified is not verified anew."""
+    assert desk.run("data").exit_code == 0
+    shutil.rmtree(desk.root / "data" / "store")
+    noted = desk.archive.stat().st_mtime_ns
+    blob = bytearray(desk.archive.read_bytes())
+    blob[len(blob) // 2] ^= 1
+    desk.archive.write_bytes(blob)
+    os.utime(desk.archive, ns=(noted, noted))
+    desk.refused(desk.run("data"), 3, "damaged", "Download it again and repeat the command.")
+    assert desk.run("data").exit_code == 0
+    assert desk.whole(aside=True)
+
+
+def test_an_archive_that_is_there_takes_no_account(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert desk.run("data").exit_code == 0
+    shutil.rmtree(desk.root / "data" / "store")
+    desk.requests()
+    for name in [name for name in os.environ if name.startswith("KAGGLE_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(desk.root))
+    desk.refused(desk.run("submit", str(desk.csv)), 3, "no data in")
+    result = desk.run("data")
+    assert result.exit_code == 0, result.output
+    assert desk.requests() == []
 
 
 def test_the_clients_leaderboard_takes_the_archives_name(desk: Desk) -> None:

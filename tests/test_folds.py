@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from jobs_done import Session, small
 
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import load_folds, make_folds, split
+from kaggle_hw4.runs import Job, claim, identity, run_of
 from kaggle_hw4.workspace import read_json, write_json
 
 
@@ -129,3 +131,26 @@ def test_a_damaged_split_says_how_it_was_made(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is missing") as error:
         load_folds(store, path)
     assert error.value.remedy == "Run `kaggle-hw4 folds` to make it."
+
+
+def test_a_split_that_is_gone_is_not_replaced_by_another(session: Session) -> None:
+    """With k=5 in the place of k=3 every message would be about the trainings, which are whole."""
+    path = session.workspace.folds_file  # k=3
+    kept = path.read_bytes()
+    with pytest.raises(DataError, match="k=3, seed=0, not k=4") as error:
+        make_folds(session.store, path, k=4)
+    assert "no training depends on it" in error.value.remedy
+    claim(
+        run_of(session.workspace, job := Job("sample", small("sample"), 0, 0)),
+        identity(job, session.store, session.folds),
+    )
+    with pytest.raises(DataError, match="not k=4") as error:
+        make_folds(session.store, path, k=4)
+    assert "Runs depend on it" in error.value.remedy
+    path.unlink()
+    for k in (None, 4):
+        with pytest.raises(DataError, match="is gone, and the trainings here are of another split"):
+            make_folds(session.store, path, k=k)
+    assert not path.exists()
+    assert make_folds(session.store, path, k=3).hash == session.folds.hash
+    assert path.read_bytes() == kept

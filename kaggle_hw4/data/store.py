@@ -1,5 +1,9 @@
 """The packed store: all frames of all utterances in one file that is mapped into memory, and an index."""
 
+import json
+import re
+import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +13,7 @@ import numpy as np
 import pandas as pd
 import xxhash
 
-from kaggle_hw4.competition import N_MELS
+from kaggle_hw4.competition import DEFAULT_SLUG, N_MELS
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import check_fields, content_hash, file_hash, read_json, write_json
 
@@ -18,7 +22,19 @@ DTYPES = ("float16", "float32")
 
 
 def _repack(folder: Path) -> str:
-    return f"Delete {folder} and run `kaggle-hw4 data` to pack it again."
+    """The command that packs it again, as it was packed as far as its header still tells."""
+    told: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        head = (folder / "store.json").read_text(encoding="utf-8", errors="replace")
+        found = re.findall(r'"(competition|source|dtype)": ("(?:[^"\\]|\\.)*"),', head)
+        told = {name: json.loads(value) for name, value in found}
+    competition, source = told.get("competition", DEFAULT_SLUG), told.get("source")
+    options = "" if competition == DEFAULT_SLUG else f" --competition {shlex.quote(competition)}"
+    if source and source != str((folder.parent / f"{competition}.zip").resolve()):
+        options += f" --from {shlex.quote(source)}"
+    if told.get("dtype") == "float32":
+        options += " --dtype float32"
+    return f"Delete {folder} and pack it again: kaggle-hw4 data{options}"
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,7 @@ class Store:
     competition: str
     source: str
     hash: str
+    stamp: str = ""  # of the source's size and time; stores from before have none
 
     @cached_property
     def frames(self) -> np.ndarray:
@@ -106,6 +123,7 @@ def write_index(
     dtype: str,
     competition: str,
     source: str,
+    stamp: str,
 ) -> None:
     """Write what `open_store` reads beside `frames.bin`."""
     index.to_csv(folder / "index.csv", index=False)
@@ -113,6 +131,7 @@ def write_index(
         "format": FORMAT,
         "competition": competition,
         "source": source,
+        "stamp": stamp,
         "dtype": dtype,
         "total_frames": total_frames,
         "hash": data_hash(index, speakers),
@@ -159,6 +178,7 @@ def open_store(folder: Path) -> Store:
         if header.pop("index") != file_hash(folder / "index.csv"):
             raise DataError(f"{folder}/index.csv is not the file that was written: its checksum differs", again)
         check_fields(header, competition=str, source=str, dtype=str, total_frames=int, hash=str, speakers=list)
+        check_fields({"stamp": ""} | header, stamp=str)
         store = Store(folder, _read_index(folder / "index.csv", header), **header)
         expected = store.total_frames * N_MELS * np.dtype(store.dtype).itemsize
         actual = (folder / "frames.bin").stat().st_size
