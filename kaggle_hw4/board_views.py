@@ -23,7 +23,8 @@ def board_tables(board: Board, console: Console = stdout) -> Group:
     """Submissions by public score with the course's lines among them, ensembles not sent, then the members."""
     right = ("CV", "public", "private", "expected", "z", "ranks")
     table = table_of("submission", *right, right=right, title=board.competition.slug)
-    names, _, *figures = table.columns
+    names, cv, *figures = table.columns
+    cv.min_width = len("0.0000")
     for column in figures:
         column.no_wrap = True
     lines: list[tuple[float, tuple[str, ...]]] = [

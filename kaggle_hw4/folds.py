@@ -92,15 +92,21 @@ def _write(store: Store, path: Path, k: int, seed: int) -> None:
     if trained and content_hash(content) not in trained:
         raise DataError(
             f"{path} is gone, and the trainings here are of another split than k={k}, seed={seed}",
-            "Bring it back, or make it as it was: kaggle-hw4 folds --k N --seed S. Or use another --root.",
+            "Bring it back, or make it as it was: kaggle-hw4 folds --k N --seed S. Or use another --root, or "
+            "delete `runs/`.",
         )
     write_json(path, content)
 
 
+_WORK = ("checkpoint.pt", "checkpoint.previous.pt", "weights.safetensors", "result.json")  # see runs.Run.started
+
+
 def _trained_on(store: Store, path: Path) -> set[str]:
-    """The splits of this data that the trainings beside the split at `path` name."""
+    """The splits of this data that the trainings beside the split at `path` name; those not begun have none to lose."""
     found = set()
     for record in path.parents[1].glob("runs/*/*/run.json"):
+        if not any((record.parent / name).exists() for name in _WORK):
+            continue
         with suppress(DataError):  # it is named where it is used
             run = read_json(record, "")
             if isinstance(run, dict) and run.get("data") == store.hash:

@@ -9,9 +9,10 @@ from filelock import FileLock, Timeout
 
 from kaggle_hw4 import archive_file
 from kaggle_hw4.competition import DEFAULT_SLUG, EDITIONS
-from kaggle_hw4.data.archive import check_source, stamp
+from kaggle_hw4.data.archive import check_source
 from kaggle_hw4.data.pack import pack
 from kaggle_hw4.data.store import DTYPES, Store, open_store
+from kaggle_hw4.data.tar import size_of_source
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.ledger import Ledger
 from kaggle_hw4.terminal import progress_bar, say
@@ -38,7 +39,7 @@ def obtain(workspace: Workspace, slug: str | None, source: Path | None, dtype: s
         workspace.data.mkdir(parents=True, exist_ok=True)
         with _alone(workspace.data / ".pack.lock"):
             sweep(workspace.data)
-            named = _edition_of(source) if source else None
+            named = _edition_of(source, slug) if source else None
             if workspace.store.exists():
                 store = open_store(workspace.store)
                 _check_same(store, slug or store.competition, source, dtype or store.dtype)
@@ -53,14 +54,14 @@ def obtain(workspace: Workspace, slug: str | None, source: Path | None, dtype: s
                     return pack(archive, workspace.store, competition=slug, dtype=dtype or "float16", progress=update)
             except DataError:
                 if not source:
-                    archive_file.distrust(archive)
+                    archive_file.recheck(archive)
                 raise
 
 
-def _edition_of(source: Path) -> str | None:
-    """The competition that an archive is named after, or a folder or the one that it lies in; as far as known."""
+def _edition_of(source: Path, asked: str | None) -> str | None:
+    """The competition that `source` is named after; where none is asked for, also that of the folder it lies in."""
     source = source.resolve()
-    names = [source.name, source.parent.name] if source.is_dir() else [source.name]
+    names = [source.name, source.parent.name] if source.is_dir() and not asked else [source.name]
     return next((slug for name in names for slug in EDITIONS if re.match(rf"{slug}(?![A-Za-z0-9])", name)), None)
 
 
@@ -83,8 +84,8 @@ def _check_same(store: Store, slug: str, source: Path | None, dtype: str) -> Non
     found = {"competition": store.competition, "dtype": store.dtype, "source": store.source}
     asked = {"competition": slug, "dtype": dtype, "source": str(source.resolve()) if source else store.source}
     differing = ", ".join(f"{key} {found[key]} there, {asked[key]} now" for key in asked if found[key] != asked[key])
-    if source and store.stamp and stamp(source) != store.stamp:
-        differing = differing or f"{source} has changed since"
+    if source and store.source_bytes and (now := size_of_source(source)) != store.source_bytes:
+        differing = differing or f"{source} had {store.source_bytes:,} bytes, {now:,} now"
     if differing:
         raise DataError(
             f"{store.folder} was packed from something else: {differing}",

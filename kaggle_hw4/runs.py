@@ -238,7 +238,10 @@ def check_identity(run: Run, expected: dict[str, Any]) -> None:
         if (steps := _other_steps(found, expected)) is not None:
             remedy = f"To go on with what is there: --steps {steps}. Or use another --root."
         elif isinstance(found, dict) and found | {"dtype": expected["dtype"], "hash": expected["hash"]} == expected:
-            remedy = f"Delete the packed data and pack it as it was: kaggle-hw4 data --dtype {found['dtype']}"
+            remedy = (
+                f"Delete the packed data and pack it as it was: by the same `kaggle-hw4 data` command, with --dtype "
+                f"{found['dtype']}. Or use another --root."
+            )
         raise DataError(f"{run.folder} was made from something else: {_difference(found, expected)}", remedy)
 
 

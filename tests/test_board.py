@@ -149,7 +149,8 @@ def test_sync_brings_the_place_among_the_teams_and_the_slots(
 def test_no_figure_is_cut_on_80_columns(bench: Bench) -> None:
     scores(bench, "0.60001", "0.70001", "0.80001")
     foreign = Row("kaggle-9", SLUG, "by hand " * 16, "x.csv", "", "2026-01-01T00:00:00Z", "complete", 9, "0.5", "0.4")
-    for rows in ([], [foreign]):
+    placed = replace(foreign, id="kaggle-10", ref=10, place=1043, teams=1143)
+    for rows in ([], [foreign], [placed]):
         for row in rows:
             Ledger(bench.workspace.ledger).add(row)
         board = read_board(bench.workspace, competition(SLUG))

@@ -23,7 +23,7 @@ from kaggle_hw4.jobs.engine import Answer, Lost
 from kaggle_hw4.jobs.plan import Costs, Plan, PlannedJob, job_seconds, make_plan
 from kaggle_hw4.jobs.work import work
 from kaggle_hw4.runs import Job, claim, identity, run_of, with_steps
-from kaggle_hw4.training.capture import COMPILING_SECONDS, can_compile
+from kaggle_hw4.training.capture import COMPILED_SHARE, COMPILING_SECONDS, can_compile, worth_compiling
 from kaggle_hw4.training.session import _Training, do_jobs
 from kaggle_hw4.training.stopping import Stopped
 from kaggle_hw4.variants import Variant, expand, variant
@@ -180,7 +180,7 @@ def test_the_most_steps_that_fit_are_found_where_a_gpu_begins_to_compile(
 
     def seconds(steps: int) -> float:
         return sum(
-            job_seconds(Job("a", with_steps(v["a"], steps), 0, fold), 0, cost, store, folds) for fold in range(3)
+            job_seconds(Job("a", with_steps(v["a"], steps), 0, fold), 0, cost, store, folds, 3) for fold in range(3)
         )
 
     assert seconds(steps) <= usable
@@ -194,6 +194,27 @@ def test_calibration_times_real_steps(data: tuple[Store, Folds]) -> None:
     assert cost.parameters > 10_000
 
 
+@pytest.mark.parametrize("minutes", [3, 5, 8])
+def test_a_plan_is_of_the_groups_that_the_workers_take(data: tuple[Store, Folds], minutes: int, tmp_path: Path) -> None:
+    """Two workers take three folds as 1 and 2, where 2 were measured: compiled is what is long for its group."""
+    cost = Cost(0.004, 2, 1000, compiles=True)
+    costs = lambda name, v: cost  # noqa: E731
+    store, folds = data
+    v = {"a": replace(VARIANTS["conformer-full"], steps=70_000)}
+    made = allot(v, [0, 1, 2], [0], budget=60 * minutes, costs=costs, workers=2, store=store, folds=folds)
+    plan = make_plan(
+        Workspace(tmp_path), store, folds, chosen=made.chosen, fold_numbers=[0, 1, 2], seeds=[0], costs=costs, workers=2
+    )
+    assert sorted(map(len, plan.groups)) == [1, 2]
+    took = []
+    for group in plan.groups:
+        v = group[0].job.variant
+        compiled = worth_compiling(v, len(group))
+        took.append(v.steps * cost.step * (COMPILED_SHARE if compiled else 1) + compiled * COMPILING_SECONDS)
+    assert max(took) <= plan.seconds <= 0.85 * 60 * minutes
+    assert plan.seconds == pytest.approx(max(took), rel=0.05)  # and the predictions
+
+
 def planned(*jobs: Job) -> list[PlannedJob]:
     return [PlannedJob(job, 0, 1.0, False) for job in jobs]
 
@@ -203,7 +224,7 @@ def test_a_last_stage_of_longer_crops_takes_longer(data: tuple[Store, Folds]) ->
     usual = replace(variant("conformer-full"), steps=10_000)
     staged = replace(usual, final_share=0.25, final_crop=3 * usual.crop)
     cost = Cost(0.1, 1, 1000)
-    plain, longer = (job_seconds(Job("v", v, 0, 0), 0, cost, store, folds) for v in (usual, staged))
+    plain, longer = (job_seconds(Job("v", v, 0, 0), 0, cost, store, folds, 1) for v in (usual, staged))
     assert plain == pytest.approx(1000, rel=0.01)  # the steps; predictions are few here
     assert longer - plain == pytest.approx(0.25 * 2 * 1000, rel=0.01)
 
@@ -225,9 +246,9 @@ def test_long_trainings_are_compiled_on_a_gpu_and_take_half_as_long(data: tuple[
     assert cpu.compiled == []
     assert "compiled first (a)" in plan_lines(gpu, torch.device("cuda"))
     assert "compiled" not in plan_lines(cpu, torch.device("cpu"))
-    seconds = [job_seconds(job, 0, Cost(0.1, 1, 1000, True), store, folds) for job in (long, short)]
+    seconds = [job_seconds(job, 0, Cost(0.1, 1, 1000, True), store, folds, 1) for job in (long, short)]
     assert seconds[0] == pytest.approx(seconds[1] / 2 + COMPILING_SECONDS, rel=0.001)
-    assert job_seconds(long, long.variant.steps, Cost(0.1, 1, 1000, True), store, folds) < 1  # nothing is compiled
+    assert job_seconds(long, long.variant.steps, Cost(0.1, 1, 1000, True), store, folds, 1) < 1  # nothing is compiled
 
 
 @pytest.mark.parametrize(("capability", "expected"), [((6, 0), False), ((7, 0), True), ((9, 0), True)])
@@ -373,8 +394,10 @@ def test_a_training_whose_time_was_up_at_its_beginning_is_not_finished(session: 
     def do(until: float | None) -> dict[Job, HW4Error]:
         return do_jobs(session.workspace, [job], session.store, session.folds, CPU, until=until)
 
-    with pytest.raises(PendingError, match="the time is up after 1 of 12 steps"):
-        do(end)
+    ((failed, error),) = do(end).items()
+    assert failed == job
+    assert isinstance(error, PendingError)
+    assert "the time is up after 1 of 12 steps" in str(error)
     assert run.checkpoint.exists()
     assert not run.finished
     assert do(end) == {}  # of 12 steps the second is a tenth: an end, if a poor one

@@ -116,6 +116,7 @@ def test_diff_foretells_by_the_honest_accuracies(bench: Bench) -> None:
     gain = greedy["accuracy"] - equal["accuracy"]
     assert found.difference.expected is not None
     assert np.sign(found.difference.expected) == np.sign(gain)
+    assert abs(found.difference.expected) <= found.difference.most
     swapped = compare_namings(bench.workspace, bench.store, bench.folds, made[1].name, made[0].name)
     assert swapped.difference.expected == -found.difference.expected
 

@@ -135,10 +135,22 @@ def test_a_worker_without_signs_of_life_is_replaced(workspace: Workspace, monkey
 
 def test_a_failure_is_told_after_the_others_are_done(workspace: Workspace) -> None:
     engine = Pretence(workspace, {0: [DataError("no room", "Make some.")], 2: [{plan().jobs[2].job: DataError("nan")}]})
-    with pytest.raises(DataError, match=r"sample-s0 fold 0: no room \(and 1 more failed\)") as error:
+    with pytest.raises(DataError, match=r"sample-s0 fold 0: no room \(and 1 more not done\)") as error:
         run_plan(workspace, plan(), engine)
     assert error.value.remedy == "Make some."
     assert finished(workspace) == [1, 3]
+
+
+def test_a_time_that_was_up_hides_nothing_worse(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    late = PendingError("the time is up after 1 of 12 steps", "Run the same command again.")
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_plan(workspace, plan(), Pretence(workspace, {0: [late], 1: [DataError("nan")], 2: [RuntimeError("a bug")]}))
+    with pytest.raises(DataError, match="nan"):
+        run_plan(workspace, plan(), Pretence(workspace, {0: [late], 1: [DataError("nan")]}))
+    capsys.readouterr()
+    with pytest.raises(PendingError, match="the time is up"):
+        run_plan(workspace, plan(), Pretence(workspace, {0: [late]}))
+    assert "sample-s0 fold 0 is not done: the time is up" in capsys.readouterr().err
 
 
 def test_when_the_time_is_up_what_is_at_work_is_stopped(workspace: Workspace) -> None:

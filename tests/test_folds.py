@@ -146,6 +146,10 @@ def test_a_split_that_is_gone_is_not_replaced_by_another(session: Session) -> No
     )
     with pytest.raises(DataError, match="not k=4") as error:
         make_folds(session.store, path, k=4)
+    assert "no training depends on it" in error.value.remedy  # announced only
+    run_of(session.workspace, job).checkpoint.touch()
+    with pytest.raises(DataError, match="not k=4") as error:
+        make_folds(session.store, path, k=4)
     assert "Runs depend on it" in error.value.remedy
     path.unlink()
     for k in (None, 4):

@@ -176,6 +176,22 @@ def test_whether_a_training_still_learns_is_told_by_the_folds_that_ended(bench: 
     assert "+0.0 points since step 72: more steps promise little" in sentence(made, "accuracy")
 
 
+def test_folds_that_ended_at_different_steps_all_count(bench: Bench) -> None:
+    """As trainings do that a budget ends early."""
+    with_members(bench, "sample")
+    ends = []
+    for fold in range(3):
+        run = Run(bench.workspace.runs / "sample-s0" / f"fold{fold}")
+        ended = run.read_result()
+        ends.append(100 * ended["accuracy"])
+        run.log.write_text(json.dumps({"step": 72, "accuracy": ended["accuracy"] - 0.125}) + "\n")
+        write_json(run.result, {k: v for k, v in ended.items() if k != "checksum"} | {"steps": 140 + fold})
+    made, _ = report(bench.workspace.root)
+    said = sentence(made, "accuracy")
+    assert f"ends at {np.mean(ends):.1f} %" in said
+    assert "+12.5 points since step 72: it was still learning" in said
+
+
 def test_one_fold_only_is_shown_for_what_it_is(bench: Bench) -> None:
     bench.run("sample", 1, *logits(bench, 1))
     made, page = report(bench.workspace.root)

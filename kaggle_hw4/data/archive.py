@@ -228,12 +228,6 @@ def check_source(source: Path) -> None:
         raise UsageError(f"{source} does not exist", "Give a folder, a .zip or a .tar.gz with --from.")
 
 
-def stamp(source: Path) -> str:
-    """Changes when a file is replaced by another: its size and time; empty for a folder."""
-    stat = source.stat()
-    return "" if source.is_dir() else f"{stat.st_size}-{stat.st_mtime_ns}"
-
-
 def starts_like_zip(source: Path) -> bool:
     # zipfile.is_zipfile looks at the end, where a tar of .pt files (zips themselves) looks like one too.
     with open(source, "rb") as file:

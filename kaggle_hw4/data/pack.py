@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from kaggle_hw4.competition import N_MELS, TABLE_NAMES
-from kaggle_hw4.data.archive import Archive, Folder, Zip, check_source, stamp, starts_like_zip
+from kaggle_hw4.data.archive import Archive, Folder, Zip, check_source, starts_like_zip
 from kaggle_hw4.data.features import AGAIN, Content, read_features
 from kaggle_hw4.data.processes import in_processes, process_count
 from kaggle_hw4.data.store import Store, digest, open_store, write_index
 from kaggle_hw4.data.tables import Tables, read_tables
-from kaggle_hw4.data.tar import Tar, UnusualTarError, parts, stream_tar
+from kaggle_hw4.data.tar import Tar, UnusualTarError, parts, size_of_source, stream_tar
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import atomic_path
 
@@ -49,7 +49,7 @@ def pack(source: Path, folder: Path, *, competition: str, dtype: str, progress: 
         UsageError: `source` does not exist.
     """
     check_source(source)
-    noted = stamp(source)
+    source_bytes = size_of_source(source)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         tables, utterances = _pack(source, temporary / "frames.bin", dtype, progress)
@@ -66,7 +66,7 @@ def pack(source: Path, folder: Path, *, competition: str, dtype: str, progress: 
             dtype=dtype,
             competition=competition,
             source=str(source.resolve()),
-            stamp=noted,
+            source_bytes=source_bytes,
         )
     return open_store(folder)
 

@@ -30,7 +30,8 @@ def _repack(folder: Path) -> str:
         told = {name: json.loads(value) for name, value in found}
     competition, source = told.get("competition", DEFAULT_SLUG), told.get("source")
     options = "" if competition == DEFAULT_SLUG else f" --competition {shlex.quote(competition)}"
-    if source and source != str((folder.parent / f"{competition}.zip").resolve()):
+    downloaded = source and Path(source).parts[-2:] == ("data", f"{competition}.zip")  # as `data` finds it by itself
+    if source and not downloaded and Path(source).exists():
         options += f" --from {shlex.quote(source)}"
     if told.get("dtype") == "float32":
         options += " --dtype float32"
@@ -56,7 +57,7 @@ class Store:
     competition: str
     source: str
     hash: str
-    stamp: str = ""  # of the source's size and time; stores from before have none
+    source_bytes: int = 0  # of the archive with all its parts; 0 of a folder, and in stores from before
 
     @cached_property
     def frames(self) -> np.ndarray:
@@ -123,7 +124,7 @@ def write_index(
     dtype: str,
     competition: str,
     source: str,
-    stamp: str,
+    source_bytes: int,
 ) -> None:
     """Write what `open_store` reads beside `frames.bin`."""
     index.to_csv(folder / "index.csv", index=False)
@@ -131,7 +132,7 @@ def write_index(
         "format": FORMAT,
         "competition": competition,
         "source": source,
-        "stamp": stamp,
+        "source_bytes": source_bytes,
         "dtype": dtype,
         "total_frames": total_frames,
         "hash": data_hash(index, speakers),
@@ -178,7 +179,7 @@ def open_store(folder: Path) -> Store:
         if header.pop("index") != file_hash(folder / "index.csv"):
             raise DataError(f"{folder}/index.csv is not the file that was written: its checksum differs", again)
         check_fields(header, competition=str, source=str, dtype=str, total_frames=int, hash=str, speakers=list)
-        check_fields({"stamp": ""} | header, stamp=str)
+        check_fields({"source_bytes": 0} | header, source_bytes=int)
         store = Store(folder, _read_index(folder / "index.csv", header), **header)
         expected = store.total_frames * N_MELS * np.dtype(store.dtype).itemsize
         actual = (folder / "frames.bin").stat().st_size

@@ -218,6 +218,11 @@ def parts(source: Path) -> list[Path]:
     return sorted(found, key=lambda path: (len(path.name), path.name))  # part2 before part10
 
 
+def size_of_source(source: Path) -> int:
+    """Bytes of an archive with all its parts; 0 for a folder."""
+    return 0 if source.is_dir() else sum(part.stat().st_size for part in parts(source))
+
+
 class _Joined(io.RawIOBase):
     """Several files read as one, of `size` bytes."""
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
-from kaggle_hw4.jobs.plan import Costs, Plan, PlannedJob, job_seconds
+from kaggle_hw4.jobs.plan import Costs, Plan, PlannedJob, timed
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, with_steps
 from kaggle_hw4.terminal import duration
@@ -65,24 +65,26 @@ def allot(
     """
     usable = budget * _PLANNED_SHARE - _START_SECONDS
 
-    def seconds(chosen: dict[str, Variant], steps: int, seeds: int) -> float:
-        """Wall time of all jobs, as they will be planned."""
+    def planned(chosen: dict[str, Variant], steps: int, seeds: int) -> Plan:
+        """All jobs, as they will be planned."""
         jobs = [
             Job(name, with_steps(v, min(steps, v.steps)), seed, fold)
             for seed in range(seeds)
             for name, v in reversed(chosen.items())
             for fold in fold_numbers
         ]
-        sizes = {name: costs(name, v) for name, v in chosen.items()}
-        planned = [PlannedJob(job, 0, job_seconds(job, 0, sizes[job.name], store, folds), False) for job in jobs]
-        return Plan(planned, workers, 0, {name: cost.together for name, cost in sizes.items()}).seconds
+        measured = {name: costs(name, v) for name, v in chosen.items()}
+        return timed([PlannedJob(job, 0, 0.0, False) for job in jobs], measured, workers, store, folds)
+
+    def seconds(chosen: dict[str, Variant], steps: int, seeds: int) -> float:
+        return planned(chosen, steps, seeds).seconds
 
     count = len(seeds or [0])
     for left_out in range(len(variants)):
         chosen = dict(list(variants.items())[left_out:])
         longest = range(1, max(v.steps for v in chosen.values()) + 1)
-        measured = [costs(name, v) for name, v in chosen.items()]
-        jumps = {compiled_from(cost.together) for cost in measured if cost.compiles}
+        plan = planned(chosen, 1, count)
+        jumps = {compiled_from(len(group)) for group in plan.groups if plan.compiles}
         ranges = [1, *sorted(n for n in jumps if n in longest and n > 1), len(longest) + 1]
         steps = _most_steps(usable, ranges, partial(seconds, chosen, seeds=count))
         if steps >= min(_FEW_STEPS, len(longest)):

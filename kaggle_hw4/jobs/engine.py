@@ -174,7 +174,7 @@ class _Course:
             failed = answer if isinstance(answer, dict) else dict.fromkeys([p.job for p in group], answer)
             for job, reason in failed.items():
                 self._failures[job] = reason
-                say(f"{job} failed: {reason}")
+                say(f"{job} {'is not done' if isinstance(reason, PendingError) else 'failed'}: {reason}")
             done += [planned for planned in group if planned.job not in failed]
         return done
 
@@ -224,14 +224,18 @@ class _Course:
             )
 
     def raise_failure(self) -> None:
-        """Raises the first failure, if any."""
+        """Raises the first of the worst failures, if any: a bug before bad data, that before a time that was up."""
         if not self._failures:
             return
-        job, first = next(iter(self._failures.items()))
+        job, first = min(self._failures.items(), key=lambda failure: _harm(failure[1]))
         if not isinstance(first, HW4Error):
             raise first
-        more = f" (and {len(self._failures) - 1} more failed)" if len(self._failures) > 1 else ""
+        more = f" (and {len(self._failures) - 1} more not done)" if len(self._failures) > 1 else ""
         raise type(first)(f"{job}: {first.cause}{more}", first.remedy)
+
+
+def _harm(error: Exception) -> int:
+    return 0 if not isinstance(error, HW4Error) else 2 if isinstance(error, PendingError) else 1
 
 
 def part_of_the_time(left: float, planned: float, busy: float, closing: float) -> float:

@@ -165,25 +165,35 @@ def make_plan(
     if member_by_member:
         jobs.sort(key=lambda job: (seeds.index(job.seed), list(chosen).index(job.name)))
     states = [_state(workspace, job, store, folds) for job in jobs]
-    planned = []
-    for job, (step, finished) in zip(jobs, states, strict=True):
-        if finished:
-            planned.append(PlannedJob(job, step, 0.0, True))
-            continue
-        cost = costs(job.name, job.variant)
-        closing = job_seconds(job, job.variant.steps, cost, store, folds)
-        planned.append(PlannedJob(job, step, job_seconds(job, step, cost, store, folds), False, closing))
+    planned = [PlannedJob(job, step, 0.0, finished) for job, (step, finished) in zip(jobs, states, strict=True)]
     todo = [p.job for p in planned if not p.finished]
     rows = sum(len(folds.validation_rows(job.fold)) + len(store.test_rows) for job in todo)
     sizes = {job.name: costs(job.name, job.variant) for job in todo}
-    together = {name: cost.together for name, cost in sizes.items()}
-    plan = Plan(planned, max(1, workers), 0, together, any(cost.compiles for cost in sizes.values()))
+    plan = timed(planned, sizes, max(1, workers), store, folds)
     # Of each job its weights, and of each at work a checkpoint (weights, average, two moments), written beside
     # the one before.
     workers = max(1, min(workers, len(plan.groups)))
     at_work = [p.job for group in plan.groups[:workers] for p in group]
     parameters = sum(sizes[job.name].parameters for job in todo) + 8 * sum(sizes[j.name].parameters for j in at_work)
     return replace(plan, workers=workers, disk=4 * (len(store.speakers) * rows + parameters))
+
+
+def timed(jobs: list[PlannedJob], costs: dict[str, Cost], workers: int, store: Store, folds: Folds) -> Plan:
+    """The plan of jobs at variants' `costs`, with the seconds that they take in the groups they go in; no disk yet."""
+    together = {name: cost.together for name, cost in costs.items()}
+    plan = Plan(jobs, workers, 0, together, any(cost.compiles for cost in costs.values()))
+    size = {planned.job: len(group) for group in plan.groups for planned in group}
+
+    def with_seconds(p: PlannedJob) -> PlannedJob:
+        if p.finished:
+            return p
+        seconds, closing = (
+            job_seconds(p.job, done, costs[p.job.name], store, folds, size[p.job])
+            for done in (p.done_steps, p.job.variant.steps)
+        )
+        return replace(p, seconds=seconds, closing=closing)
+
+    return replace(plan, jobs=[with_seconds(planned) for planned in jobs])
 
 
 def _state(workspace: Workspace, job: Job, store: Store, folds: Folds) -> tuple[int, bool]:
@@ -202,10 +212,11 @@ def last_step(run: Run) -> int:
     return max((line["step"] for line in lines), default=0)
 
 
-def job_seconds(job: Job, done: int, cost: Cost, store: Store, folds: Folds) -> float:
-    """One job's share of the steps and predictions still to come; a forward pass costs a third of a step.
+def job_seconds(job: Job, done: int, cost: Cost, store: Store, folds: Folds, together: int) -> float:
+    """The steps and predictions still to come of one of `together` jobs: its share of them.
 
-    A step of the last stage takes longer than those measured as its crops are longer.
+    A forward pass costs a third of a step, and a step of the last stage takes longer than those measured as its crops
+    are longer. Steps of fewer jobs than were measured are counted like those: they do not take longer.
     """
     held_out = int(store.lengths[folds.validation_rows(job.fold)].sum())
     looks = sum(step > done for step in validation_steps(job.variant, held_out))
@@ -213,7 +224,7 @@ def job_seconds(job: Job, done: int, cost: Cost, store: Store, folds: Folds) -> 
     v, measured = job.variant, fmean(job.variant.crop_lengths)
     steps = (v.steps - done) * mean_crop(v) / measured
     compiling = 0.0
-    if cost.compiles and worth_compiling(v, cost.together) and done < v.steps:
+    if cost.compiles and worth_compiling(v, together) and done < v.steps:
         steps *= COMPILED_SHARE
         compiling = COMPILING_SECONDS * len({*v.crop_lengths, v.final_crop or v.crop})
-    return (cost.step * (steps + predicted / (v.batch * measured) / 3) + compiling) / cost.together
+    return (cost.step * (steps + predicted / (v.batch * measured) / 3) + compiling) / together

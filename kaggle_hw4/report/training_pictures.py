@@ -37,14 +37,17 @@ def accuracy_curves(material: Material) -> "tuple[Figure, str]":
     """Accuracy on held-out utterances by step; the last point is that of the finished training."""
     figure, members = _curves(material, "accuracy")
     best = members[0]
-    steps, values = _together([_with_result(training.accuracy, training.result) for training in best.trainings])
-    sentence = f"{best.name} ends at {100 * np.nanmean(values[:, -1]):.1f} % of held-out utterances named rightly"
-    # Of the same folds: those that are at work have no end yet, and other utterances to name.
-    ends = values[:, -2:]
-    if len(steps) > 1 and len(ends := ends[~np.isnan(ends).any(1)]):
-        gained = 100 * (ends[:, 1] - ends[:, 0]).mean()
+    curves = [_with_result(training.accuracy, training.result) for training in best.trainings]
+    # Of folds that ended, where any did: those at work have no end yet, and other utterances to name. Fold by fold, for
+    # they need not have ended, or been looked at, at the same steps.
+    ended = [curve for curve, training in zip(curves, best.trainings, strict=True) if training.result]
+    ends = [curve for curve in ended or curves if curve]
+    last = 100 * np.mean([curve[-1][1] for curve in ends])
+    sentence = f"{best.name} ends at {last:.1f} % of held-out utterances named rightly"
+    if longer := [curve[-2:] for curve in ends if len(curve) > 1]:
+        gained = 100 * np.mean([end - before for (_, before), (_, end) in longer])
         verdict = "it was still learning" if gained > 1 else "more steps promise little"
-        sentence += f", {gained:+.1f} points since step {steps[-2]:,}: {verdict}"
+        sentence += f", {gained:+.1f} points since step {min(curve[0][0] for curve in longer):,}: {verdict}"
     return figure, sentence + "."
 
 

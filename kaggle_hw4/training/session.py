@@ -48,12 +48,11 @@ def do_jobs(
 
     Finished ones are left alone. Two processes never do the same job: the second waits, and finds
     it done. A training that has not come to its end at `until` (`time.monotonic`) ends there. `logs` are
-    those wanted besides `log.jsonl` (see `check_logs`). Returns the jobs whose loss is no longer finite;
-    the others go on without them.
+    those wanted besides `log.jsonl` (see `check_logs`). Returns the jobs that are not done: their loss is
+    no longer finite, and the others go on without them; or `until` came before a tenth of their steps (PendingError).
 
     Raises:
         Stopped: `should_stop()` became true.
-        PendingError: `until` came before a training had a tenth of its steps.
         DataError: a run's folder was made from something else, or cannot be written.
     """
     failures: dict[Job, HW4Error] = {}
@@ -70,7 +69,7 @@ def do_jobs(
             for number, (together, states) in enumerate(parts):
                 end = part_of(until, left[number], sum(left[number + 1 :]))
                 failures |= _Training(workspace, together, states, store, folds, frames, should_stop, logs).run(end)
-        except (Stopped, PendingError):
+        except Stopped:
             raise
         except Exception as error:
             for job in todo:
@@ -166,12 +165,14 @@ class _Training:
         return trainer
 
     def run(self, until: float | None) -> dict[Job, HW4Error]:
-        """Train to the end, or `until`, and write the artefacts; gives the jobs that diverged."""
+        """Train to the end, or `until`, and write the artefacts; gives the jobs that are not done, and why."""
         failures: dict[Job, HW4Error] = {}
         while self.jobs:
             try:
                 self._fit(until)
                 break
+            except PendingError as error:
+                return failures | dict.fromkeys(self.jobs, error)
             except Diverged as error:
                 advice = "Another --seed may do better; a variant with a lower learning rate will."
                 for m in error.models:
