@@ -22,9 +22,9 @@ from kaggle_hw4.errors import DataError, HW4Error, first_line
 from kaggle_hw4.inference import predict
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.recipe import Variant
-from kaggle_hw4.workspace import atomic_path
+from kaggle_hw4.workspace import atomic_path, content_hash, with_checksum
 
-FORMAT = 1
+FORMAT = 2
 _KEY = "kaggle-hw4"
 _AGAIN = "Write it with `kaggle-hw4 export`, and copy it whole."
 # Frames looked at together; of a longer recording the mean of equal parts. No utterance of the competition has more,
@@ -92,7 +92,7 @@ class Predictor:
         content = {"format": FORMAT, "weights": _hash(tensors), "dtype": self.dtype, "speakers": self.speakers}
         content |= {"parts": parts, "card": self.card}
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, {_KEY: json.dumps(content)})
+            save_file(tensors, temporary, {_KEY: json.dumps(with_checksum(content))})
 
     @staticmethod
     def load(path: Path) -> "Predictor":
@@ -111,6 +111,8 @@ class Predictor:
             if content.get("format") != FORMAT:
                 what = f"a predictor of format {content['format']}" if "format" in content else "no predictor"
                 raise DataError(f"{path} is {what}; this version of kaggle-hw4 reads format {FORMAT}", _AGAIN)
+            if content.pop("checksum", None) != content_hash(content):
+                raise DataError(f"{path} is damaged: the checksum of its description differs", _AGAIN)
             tensors = load_file(path)
             if _hash(tensors) != content["weights"]:
                 raise DataError(f"{path} is damaged: the checksum of its weights differs", _AGAIN)

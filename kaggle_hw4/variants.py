@@ -1,11 +1,20 @@
 """The registry of variants: one function returns a recipe, its decorator names it."""
 
 import difflib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from kaggle_hw4.errors import UsageError
 from kaggle_hw4.recipe import Variant
+
+SETS = {
+    "default": ("transformer-simple", "transformer-full", "conformer-simple", "conformer-full"),
+    "best": ("ecapa", "mfa-conformer", "resnet"),
+    "wide": ("ecapa-wide", "mfa-conformer-wide", "resnet-wide"),
+}
+
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # it becomes the name of a folder
 
 
 @dataclass(frozen=True)
@@ -15,11 +24,16 @@ class Entry:
 
     name: str
     description: str
-    variant: Variant
+    make: Callable[[], Variant]
     rung: int | None
     val: float | None
     private: float | None
     public: float | None
+
+    @property
+    def variant(self) -> Variant:
+        """Raises UsageError where its fields contradict each other."""
+        return self.make()
 
 
 _REGISTRY: dict[str, Entry] = {}
@@ -33,10 +47,17 @@ def register(
     private: float | None = None,
     public: float | None = None,
 ) -> Callable[[Callable[[], Variant]], Callable[[], Variant]]:
-    """Put the variant a function returns into the registry; its docstring becomes the description."""
+    """Put the variant a function returns into the registry; its docstring becomes the description.
+
+    Raises:
+        UsageError: the name cannot be that of a folder, or is a set's.
+    """
+    if not _NAME.fullmatch(name) or name in SETS:
+        why = "It is that of a set." if name in SETS else "Use letters, digits, '-', '_' and '.'."
+        raise UsageError(f"{name!r} cannot be the name of a variant", why)
 
     def add(make: Callable[[], Variant]) -> Callable[[], Variant]:
-        _REGISTRY[name] = Entry(name, (make.__doc__ or "").strip(), make(), rung, val, private, public)
+        _REGISTRY[name] = Entry(name, (make.__doc__ or "").strip(), make, rung, val, private, public)
         return make
 
     return add
@@ -189,13 +210,6 @@ def mfa_conformer_wide() -> Variant:
 def resnet_wide() -> Variant:
     """as resnet, 26 layers of 32 to 256 channels"""
     return replace(resnet(), layers=3, d_model=32, embedding=192)
-
-
-SETS = {
-    "default": ("transformer-simple", "transformer-full", "conformer-simple", "conformer-full"),
-    "best": ("ecapa", "mfa-conformer", "resnet"),
-    "wide": ("ecapa-wide", "mfa-conformer-wide", "resnet-wide"),
-}
 
 
 def entries() -> list[Entry]:

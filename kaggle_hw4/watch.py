@@ -177,7 +177,7 @@ def _at_work(run: Run, locked: set[str] | None, host: str | None) -> bool | None
 def _state(progress: RunProgress, steps: int, written: float | None, works: bool | None) -> tuple[State, str]:
     """The state of an unfinished run, and what is to be said about it."""
     silent = time.time() - written if written else 0.0
-    if progress.failure and not works:
+    if progress.failure:
         return "failed", progress.failure
     if works or (works is None and written and silent < _FRESH_SECONDS):
         if progress.step >= steps:

@@ -29,7 +29,7 @@ from kaggle_hw4.runs import REFIT, Job, run_of
 from kaggle_hw4.training.session import do_jobs
 from kaggle_hw4.variants import variant
 from kaggle_hw4.verbs import blend, get_data
-from kaggle_hw4.workspace import Workspace
+from kaggle_hw4.workspace import Workspace, with_checksum
 
 SPEAKERS, UTTERANCES, SEED, FOLDS = 3, 8, 5, 2
 
@@ -163,17 +163,27 @@ def test_a_recording_longer_than_any_utterance_is_looked_at_in_parts(
     np.testing.assert_allclose(trained.predictor.logits([mel]), whole, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "other", "cut", "bit", "newer", "recipe"])
+@pytest.mark.parametrize(
+    "damage", ["empty", "text", "other", "cut", "bit", "newer", "recipe", "speakers", "beta", "models"]
+)
 def test_a_file_that_is_no_sound_predictor_is_one_message(trained: Trained, tmp_path: Path, damage: str) -> None:
     from safetensors.torch import load_file, save_file
 
     file = tmp_path / "bad.safetensors"
     blob = bytearray(trained.file.read_bytes())
-    if damage in ("newer", "recipe"):
+    if damage in ("newer", "recipe", "speakers", "beta", "models"):
         with safe_open(trained.file, "pt") as opened:
             content = json.loads(opened.metadata()["kaggle-hw4"])
         content["format"] += damage == "newer"
         content["parts"][0]["recipe"]["layers"] += damage == "recipe"
+        if damage == "recipe":
+            content = with_checksum(content)
+        elif damage == "speakers":
+            content["speakers"].reverse()
+        elif damage == "beta":
+            content["parts"][0]["beta"] *= -1
+        elif damage == "models":
+            content["parts"][0]["models"] -= 1
         save_file(load_file(trained.file), file, {"kaggle-hw4": json.dumps(content)})
     elif damage == "other":
         save_file({"a": torch.zeros(2)}, file)

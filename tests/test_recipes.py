@@ -14,6 +14,7 @@ from kaggle_hw4.recipe import Variant
 from kaggle_hw4.training.augmentation import Augmentation, augments, draw, white_noise
 from kaggle_hw4.training.losses import losses, with_margin
 from kaggle_hw4.training.schedules import average_weight, crop_length, margin, mean_crop
+from kaggle_hw4.variants import SETS, entries, register
 
 CPU = torch.device("cpu")
 PLAIN = Variant("conformer", layers=1, pooling="mean", head="linear", crop=60, batch=8)
@@ -256,6 +257,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_a_recipe_that_contradicts_itself_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         replace(PLAIN, **fields)
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", *SETS])
+def test_a_name_that_no_folder_can_have_or_a_set_has_is_refused(name: str) -> None:
+    before = entries()
+    with pytest.raises(UsageError, match="cannot be the name of a variant"):
+        register(name)(lambda: PLAIN)
+    assert entries() == before
 
 
 def test_a_recipe_comes_back_from_json() -> None:

@@ -192,6 +192,20 @@ def test_folds_that_ended_at_different_steps_all_count(bench: Bench) -> None:
     assert "+12.5 points since step 72: it was still learning" in said
 
 
+def test_folds_are_compared_by_the_members_that_have_them_all(bench: Bench) -> None:
+    with_members(bench, "sample")
+    weak = bench.run("conformer-full", 0, *logits(bench, 0))  # hardly right, on one fold
+    result = weak.read_result()
+    write_json(weak.result, {k: v for k, v in result.items() if k != "checksum"} | {"accuracy": 0.01})
+    ends = {
+        fold: Run(bench.workspace.runs / "sample-s0" / f"fold{fold}").read_result()["accuracy"] for fold in range(3)
+    }
+    made, _ = report(bench.workspace.root)
+    said = sentence(made, "folds")
+    assert f"is the hardest ({100 * min(ends.values()):.1f} %" in said
+    assert f"the easiest ({100 * max(ends.values()):.1f} %" in said
+
+
 def test_one_fold_only_is_shown_for_what_it_is(bench: Bench) -> None:
     bench.run("sample", 1, *logits(bench, 1))
     made, page = report(bench.workspace.root)

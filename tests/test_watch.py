@@ -151,6 +151,9 @@ def test_a_training_that_gave_up_says_why_until_it_is_tried_again(session: Sessi
     (failed,) = [job for job in look() if job.name == "sample-s1 fold 0"]
     assert failed.state == "failed"
     assert "oof.npy: Is a directory" in failed.note
+    with FileLock(run_of(session.workspace, hindered).lock):  # as long as others of its group train
+        (failed,) = [job for job in look() if job.name == "sample-s1 fold 0"]
+        assert failed.state == "failed"
     run_of(session.workspace, hindered).oof.rmdir()
     assert not any("failure" in line for line in session.do(hindered).log_lines())
     assert [job.state for job in look()] == ["failed", "finished"]

@@ -34,7 +34,7 @@ def rehearsal_make(
 
 @rehearsal_app.command("serve")
 def rehearsal_serve(
-    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", show_default=False)] = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     fault: Annotated[
         list[str] | None,
@@ -55,6 +55,8 @@ def rehearsal_serve(
     if fault == ["list"]:
         typer.echo(faults.listing())
         return
+    if folder is None:
+        raise UsageError("which competition is to be served?", "Give the folder that `rehearsal make` wrote.")
     plan = [faults.parse(text) for text in fault or []]
 
     def ready(used: int) -> None:

@@ -24,9 +24,10 @@ def loss_curves(material: Material) -> "tuple[Figure, str]":
     best = members[0]
     steps, values = _together([training.loss for training in best.trainings])
     begun = sum(not training.result for member in material.members for training in member.trainings)
+    course = f"fell from {np.nanmean(values[:, 0]):.2f} at step {steps[0]:,} to" if len(steps) > 1 else "is"
     sentence = (
-        f"The loss of {best.name} fell from {np.nanmean(values[:, 0]):.2f} at step {steps[0]:,} to "
-        f"{np.nanmean(values[:, -1]):.2f} at step {steps[-1]:,} (mean of its folds; the band is all that they span)."
+        f"The loss of {best.name} {course} {np.nanmean(values[:, -1]):.2f} at step {steps[-1]:,} "
+        "(mean of its folds; the band is all that they span)."
     )
     if begun:
         sentence += f" {begun} training{'s are' if begun > 1 else ' is'} not finished."
@@ -136,12 +137,15 @@ def fold_map(material: Material) -> "tuple[Figure, str]":
 
 
 def _fold_sentence(material: Material, table: np.ndarray, more: int) -> str:
-    complete = table[:, ~np.isnan(table).all(0)]
     folds = np.flatnonzero(~np.isnan(table).all(0))
-    means = np.nanmean(complete, axis=0)
+    compared = table[:, folds]
+    compared = compared[~np.isnan(compared).any(1)]  # by the same members: the weak ones may have some folds only
     if len(folds) == 1:
         sentence = f"Only fold {folds[0]} is done: how far folds differ is not known yet."
+    elif not len(compared):
+        sentence = "No member is done on all of these folds: how far they differ is not known yet."
     else:
+        means = compared.mean(axis=0)
         hard, easy = int(means.argmin()), int(means.argmax())
         sentence = (
             f"Fold {folds[hard]} is the hardest ({means[hard]:.1f} % on average), fold {folds[easy]} the easiest "

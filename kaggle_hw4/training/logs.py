@@ -14,6 +14,7 @@ import torch
 from kaggle_hw4.errors import UsageError, first_line
 from kaggle_hw4.progress import read_progress
 from kaggle_hw4.runs import Run
+from kaggle_hw4.workspace import write_text
 
 Line = dict[str, Any]  # `step`, and figures by their names; `seconds` are those spent training
 
@@ -100,6 +101,13 @@ def log_failure(run: Run, error: Exception) -> None:
     reason = first_line(error)
     with suppress(OSError), open(run.log, "a", encoding="utf-8") as file:  # the disk may be what failed
         file.write(json.dumps({"step": progress.step, "failure": reason}) + "\n")
+
+
+def forget_failure(run: Run) -> None:
+    """Take what `log_failure` noted out of the log: the training is tried again."""
+    if read_progress(run).failure:
+        lines = [line for line in run.log_lines() if "failure" not in line]
+        write_text(run.log, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def gpu_memory(device: torch.device) -> Line:

@@ -16,7 +16,7 @@ from kaggle_hw4.inference import accuracy, predict
 from kaggle_hw4.runs import Job, claim, identity, run_of
 from kaggle_hw4.terminal import say
 from kaggle_hw4.training.artefacts import hardware, write_logits
-from kaggle_hw4.training.logs import forget_peak, gpu_memory, log_failure, log_from
+from kaggle_hw4.training.logs import forget_failure, forget_peak, gpu_memory, log_failure, log_from
 from kaggle_hw4.training.schedules import validation_steps
 from kaggle_hw4.training.stopping import Stopped, locked, stopping
 from kaggle_hw4.training.trainer import Diverged, State, Trainer, load_checkpoint, save_checkpoint
@@ -62,6 +62,8 @@ def do_jobs(
             locks.enter_context(locked(run_of(workspace, job), should_stop))
             claim(run_of(workspace, job), identity(job, store, folds))
         todo = [job for job in jobs if not run_of(workspace, job).finished]
+        for job in todo:
+            forget_failure(run_of(workspace, job))
         try:
             frames = Frames(store, device)
             parts = _by_step([(job, _saved(workspace, job, store, folds)) for job in todo])
