@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kaggle_hw4.commands import data, machine, predictor, report, scoring, training, watching
+from kaggle_hw4.commands.common import as_begun
 from kaggle_hw4.errors import EXIT_CODES, HW4Error, UsageError
 from kaggle_hw4.rehearsal.commands import rehearsal_app
 from kaggle_hw4.workspace import Workspace, storage_errors
@@ -24,7 +25,7 @@ class _Commands(typer.core.TyperGroup):
             with storage_errors(Path(ctx.params["root"])):
                 return super().invoke(ctx)
         except HW4Error as error:
-            say(f"error: {error}")
+            say(f"error: {as_begun(ctx, str(error))}")
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             say("Interrupted. What is finished is kept: the same command goes on from here.")

@@ -8,7 +8,7 @@ import numpy as np
 
 from kaggle_hw4.competition import ID_COLUMN, LABEL_COLUMN
 from kaggle_hw4.data.store import Store
-from kaggle_hw4.difference import Difference, Paired, difference
+from kaggle_hw4.difference import Difference, Paired, difference, sent_file
 from kaggle_hw4.ensemble import convex
 from kaggle_hw4.ensemble.members import choose_members, complete_members, load_fold, load_member
 from kaggle_hw4.ensemble.pool import Pool
@@ -16,6 +16,7 @@ from kaggle_hw4.ensemble.recorded import Blend, read_record, recorded_blend
 from kaggle_hw4.ensemble.submission import recorded_name
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
+from kaggle_hw4.ledger import Ledger
 from kaggle_hw4.runs import Run, job_of
 from kaggle_hw4.submission_file import read_submission, submission_named
 from kaggle_hw4.workspace import Workspace
@@ -97,7 +98,7 @@ def _utterances(store: Store, a: Naming, b: Naming) -> list[dict[str, Any]]:
 
 
 def _naming(workspace: Workspace, store: Store, folds: Folds, name: str) -> Naming:
-    if path := submission_named(workspace, name):
+    if path := submission_named(workspace, name) or _sent(workspace, store, name):
         return _of_file(workspace, store, folds, path)
     if (run := Run(workspace.runs / name)).finished and run.folder.parent.parent == workspace.runs:
         fold = load_fold(workspace, store, folds, run.folder.parent.name, job_of(run).fold)
@@ -116,6 +117,12 @@ def _naming(workspace: Workspace, store: Store, folds: Folds, name: str) -> Nami
         f"{name!r} is no submission, member or run of {workspace.root}, and no file",
         f"Submissions: {sent}. Members: {', '.join([*complete, *missing]) or 'none'}. A run is MEMBER/fold0.",
     )
+
+
+def _sent(workspace: Workspace, store: Store, name: str) -> Path | None:
+    """The file of a submission that was sent from elsewhere, by the name on the board or Kaggle's number."""
+    rows = (row for row in Ledger(workspace.ledger).all(store.competition) if name in (row.name, str(row.ref)))
+    return next((path for row in rows if (path := sent_file(workspace, row))), None)
 
 
 def _of_file(workspace: Workspace, store: Store, folds: Folds, path: Path) -> Naming:

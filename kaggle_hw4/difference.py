@@ -152,10 +152,14 @@ def against_earlier(
 
 def sent_rows(workspace: Workspace, row: Row) -> dict[str, str] | None:
     """Speaker by utterance id of a submission, as long as its file is still what was sent."""
-    for path in (workspace.submissions / f"{row.name}.csv", Path(row.file)):
-        if row.csv_hash and path.is_file() and file_hash(path) == row.csv_hash:
-            return read_rows(path)
-    return None
+    path = sent_file(workspace, row)
+    return read_rows(path) if path else None
+
+
+def sent_file(workspace: Workspace, row: Row) -> Path | None:
+    """The file of a submission, as long as it is still what was sent."""
+    places = (workspace.submissions / f"{row.name}.csv", Path(row.file))
+    return next((p for p in places if row.csv_hash and p.is_file() and file_hash(p) == row.csv_hash), None)
 
 
 def read_rows(path: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The speaker-stratified k-fold split, written once to `folds/`."""
 
 import re
-from contextlib import suppress
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,34 +61,44 @@ def split(store: Store, k: int, seed: int) -> np.ndarray:
 DEFAULT_K, DEFAULT_SEED = 5, 0
 
 
-def make_folds(store: Store, path: Path, *, k: int | None = None, seed: int | None = None) -> Folds:
+def make_folds(
+    store: Store,
+    path: Path,
+    *,
+    k: int | None = None,
+    seed: int | None = None,
+    trained_on: Callable[[], Collection[str]] = tuple,
+) -> Folds:
     """The split at `path`; when there is none, it is made (5 folds, seed 0, unless asked otherwise).
+
+    `trained_on` gives the hashes of the splits of this data that trainings were made on.
 
     Raises:
         DataError: `path` holds a split of another k or seed than asked for, or one of other data; it is gone, and
-            trainings beside it are of another than this one; what `split` raises.
+            trainings were made on another than this one; what `split` raises.
     """
     if not path.exists():
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_name(f".{path.name}.lock")):  # of two that ask for different ones, one is refused
                 if not path.exists():
-                    _write(store, path, DEFAULT_K if k is None else k, DEFAULT_SEED if seed is None else seed)
+                    _write(
+                        store, path, DEFAULT_K if k is None else k, DEFAULT_SEED if seed is None else seed, trained_on()
+                    )
     folds = load_folds(store, path)
     if k not in (None, folds.k) or seed not in (None, folds.seed):
         asked = ", ".join(f"{name}={value}" for name, value in (("k", k), ("seed", seed)) if value is not None)
         remedy = "Use another --root for another split, or delete the file: no training depends on it."
-        if folds.hash in _trained_on(store, path):
+        if folds.hash in trained_on():
             remedy = "Runs depend on it: use another --root for another split, or delete the file and `runs/`."
         raise DataError(f"{path} holds a split with k={folds.k}, seed={folds.seed}, not {asked}", remedy)
     return folds
 
 
-def _write(store: Store, path: Path, k: int, seed: int) -> None:
+def _write(store: Store, path: Path, k: int, seed: int, trained: Collection[str]) -> None:
     names = store.index["id"].iloc[store.train_rows]
     assignment = dict(zip(names, split(store, k, seed).tolist(), strict=True))
     content = {"k": k, "seed": seed, "data": store.hash, "fold_of": assignment}
-    trained = _trained_on(store, path)
     if trained and content_hash(content) not in trained:
         raise DataError(
             f"{path} is gone, and the trainings here are of another split than k={k}, seed={seed}",
@@ -96,22 +106,6 @@ def _write(store: Store, path: Path, k: int, seed: int) -> None:
             "delete `runs/`.",
         )
     write_json(path, content)
-
-
-_WORK = ("checkpoint.pt", "checkpoint.previous.pt", "weights.safetensors", "result.json")  # see runs.Run.started
-
-
-def _trained_on(store: Store, path: Path) -> set[str]:
-    """The splits of this data that the trainings beside the split at `path` name; those not begun have none to lose."""
-    found = set()
-    for record in path.parents[1].glob("runs/*/*/run.json"):
-        if not any((record.parent / name).exists() for name in _WORK):
-            continue
-        with suppress(DataError):  # it is named where it is used
-            run = read_json(record, "")
-            if isinstance(run, dict) and run.get("data") == store.hash:
-                found.add(str(run.get("folds")))
-    return found
 
 
 def made_again(path: Path) -> str:

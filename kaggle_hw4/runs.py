@@ -83,6 +83,24 @@ def train_command(jobs: list[Job], fold: str = "--fold all") -> str:
     return " && ".join(f"kaggle-hw4 train {fold}{names}{options}" for options, names in variants.items())
 
 
+def finishing_command(workspace: Workspace, members: list[str]) -> str:
+    """The command that trains these members on every fold, as they were begun."""
+    first = (sorted((workspace.runs / member).glob("fold*/run.json"))[:1] for member in members)
+    return train_command([job_of(Run(path.parent)) for paths in first for path in paths])
+
+
+def splits_of(workspace: Workspace, store: Store) -> set[str]:
+    """The hashes of the splits of this data that trainings begun here were made on."""
+    found = set()
+    for record in workspace.runs.glob("*/*/run.json"):
+        if (run := Run(record.parent)).started:
+            with suppress(DataError):  # it is named where it is used
+                made_from = run.read_record()
+                if isinstance(made_from, dict) and made_from.get("data") == store.hash:
+                    found.add(str(made_from.get("folds")))
+    return found
+
+
 def _steps_option(job: Job) -> str:
     try:
         registered = variant(job.name)
@@ -154,7 +172,8 @@ class Run:
     def train_again(self) -> str:
         """What to do about a folder whose record, result or weights are damaged: the command as it was begun."""
         fold = "--refit" if self.folder.name == "refit" else f"--fold {self.folder.name.removeprefix('fold')}"
-        command = f"kaggle-hw4 train {fold}"
+        name, _, seed = self.folder.parent.name.rpartition("-s")
+        command = f"kaggle-hw4 train {fold}" + (f" --variant {name} --seed {seed}" if name and seed.isdigit() else "")
         for path in (self.record, *sorted(self.folder.parent.glob("*/run.json"))):  # another fold's says as much
             with suppress(HW4Error, KeyError, TypeError, ValueError):  # a variant of one's own may not be known here
                 command = train_command([_job(read_json(path, ""))], fold)

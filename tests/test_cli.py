@@ -172,7 +172,7 @@ def test_a_damaged_store_names_the_command_that_packs_the_same_again(tmp_path: P
     header.write_text(header.read_text().replace('"hash": "', '"hash": "0'))
     result = run("data", root=tmp_path)
     refused(result, 3, "its checksum differs")
-    _, _, command = result.stderr.strip().rpartition("kaggle-hw4 ")
+    _, _, command = result.stderr.strip().rpartition(f"kaggle-hw4 --root {tmp_path} ")
     assert shlex.split(command) == ["data", *options]
     shutil.rmtree(header.parent)
     half = run("data", *options[:4], root=tmp_path)
@@ -184,7 +184,10 @@ def test_a_damaged_store_names_the_command_that_packs_the_same_again(tmp_path: P
     source.unlink()
     (header.parent / "index.csv").write_text("")
     result = run("data", root=tmp_path)
-    assert "kaggle-hw4 data --competition ml2022spring-hw4 --dtype float32" in result.stderr  # it is gone: no --from
+    assert (
+        f"kaggle-hw4 --root {tmp_path} data --competition ml2022spring-hw4 --dtype float32" in result.stderr
+        # it is gone: no --from
+    )
 
 
 def test_what_a_killed_data_left_is_removed(tmp_path: Path) -> None:
@@ -210,8 +213,23 @@ def test_bad_data_ends_with_3_and_usage_with_2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["check", "folds", "train", "predict", "ensemble", "submit"])
 def test_without_data_the_command_to_run_is_named(tmp_path: Path, command: str) -> None:
-    refused(run(command, root=tmp_path), 3, "no data in", "kaggle-hw4 data")
+    refused(run(command, root=tmp_path), 3, "no data in", f"kaggle-hw4 --root {tmp_path} data")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_are_named_as_this_one_was_begun(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever copies them gets the same workspace, and the variants of a script of one's own."""
+    monkeypatch.setenv("KAGGLE_HW4_ROOT", str(root))
+    refused(run("ensemble"), 3, "Run `kaggle-hw4 train --fold all`")  # the environment names it again
+    monkeypatch.setattr(sys, "argv", ["my models.py"])
+    train = ["train", "--variant", "sample", "--seed", "1", "--steps", "3", "--workers", "1", "--fold", "0"]
+    begun = run(*train, root=root)
+    own = f"python 'my models.py' --root {root}"
+    assert f"Next: {own} train --fold all --variant sample --seed 1 --steps 3\n" in begun.stderr
+    refit = ["train", "--variant", "sample", "--seed", "1", "--refit"]
+    refused(run(*refit, root=root), 2, f"{own} train --fold all --variant sample --seed 1 --steps 3")
+    assert run(*train[:-1], "1,2,3,4", root=root).exit_code == 0
+    assert f"Next: {own} submit" in run(*train[:-2], root=root).stderr
 
 
 def test_folds_are_shown_and_not_made_twice(root: Path) -> None:

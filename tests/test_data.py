@@ -202,6 +202,15 @@ def test_what_another_process_finds_damaged_is_refused_by_name(tmp_path: Path, m
     assert multiprocessing.active_children() == []
 
 
+@pytest.mark.parametrize(("cut_up", "lost", "after"), [(numbered, "part9", "part8"), (cut, "partac", "partab")])
+def test_a_part_that_is_missing_is_named(tmp_path: Path, cut_up: Callable[[Path], Path], lost: str, after: str) -> None:
+    source = cut_up(tmp_path / "a.tar.gz")
+    (tmp_path / f"a.tar.gz.{lost}").unlink()
+    with pytest.raises(DataError, match=rf"after a\.tar\.gz\.{after} is missing"):
+        tiny.packed(source, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
 def test_progress_counts_every_utterance_in_the_end(tmp_path: Path) -> None:
     calls: list[tuple[int, int | None]] = []
     source = tiny.as_folder(tmp_path / "source", tiny.files(speakers=20))

@@ -14,8 +14,9 @@ from kaggle_hw4.difference import Paired, difference
 from kaggle_hw4.ensemble.blend import Ensemble, make_ensemble
 from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError, UsageError
+from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.variants import SETS
-from kaggle_hw4.workspace import read_json
+from kaggle_hw4.workspace import file_hash, read_json
 
 ROWS = 8_000
 
@@ -142,6 +143,22 @@ def test_diff_takes_files_members_and_runs(bench: Bench, tmp_path: Path) -> None
     (bench.workspace.runs / "sample-s0" / "fold1" / "result.json").unlink()
     with pytest.raises(DataError, match="fold 1"):
         compare("sample-s0", str(plain))
+
+
+def test_diff_knows_a_submission_from_elsewhere_as_the_board_names_it(bench: Bench, tmp_path: Path) -> None:
+    made = make(bench, "sample")
+    file = tmp_path / "elsewhere" / "mine.csv"
+    file.parent.mkdir()
+    file.write_bytes(made.file.read_bytes())
+    slug, hash = bench.store.competition, file_hash(file)
+    row = Row("1", slug, "mine", str(file), hash, "2026-11-28T00:00:00", "complete", ref=4242, public="0.9")
+    Ledger(bench.workspace.ledger).add(row)
+    for name in ("mine", "4242", str(file)):
+        found = compare_namings(bench.workspace, bench.store, bench.folds, name, made.name)
+        assert (found.a, found.difference.verdict) == ("mine", "same")
+    file.write_text("rewritten since")
+    with pytest.raises(UsageError, match="'4242' is no submission"):
+        compare_namings(bench.workspace, bench.store, bench.folds, "4242", made.name)
 
 
 def test_diff_of_an_ensemble_whose_logits_changed_says_so_and_compares_the_rows(bench: Bench) -> None:

@@ -14,6 +14,7 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import load_folds, make_folds, split
 from kaggle_hw4.runs import Job, claim, identity, run_of
+from kaggle_hw4.verbs.data import open_split
 from kaggle_hw4.workspace import read_json, write_json
 
 
@@ -138,23 +139,23 @@ def test_a_split_that_is_gone_is_not_replaced_by_another(session: Session) -> No
     path = session.workspace.folds_file  # k=3
     kept = path.read_bytes()
     with pytest.raises(DataError, match="k=3, seed=0, not k=4") as error:
-        make_folds(session.store, path, k=4)
+        open_split(session.workspace, k=4)
     assert "no training depends on it" in error.value.remedy
     claim(
         run_of(session.workspace, job := Job("sample", small("sample"), 0, 0)),
         identity(job, session.store, session.folds),
     )
     with pytest.raises(DataError, match="not k=4") as error:
-        make_folds(session.store, path, k=4)
+        open_split(session.workspace, k=4)
     assert "no training depends on it" in error.value.remedy  # announced only
     run_of(session.workspace, job).checkpoint.touch()
     with pytest.raises(DataError, match="not k=4") as error:
-        make_folds(session.store, path, k=4)
+        open_split(session.workspace, k=4)
     assert "Runs depend on it" in error.value.remedy
     path.unlink()
     for k in (None, 4):
         with pytest.raises(DataError, match="is gone, and the trainings here are of another split"):
-            make_folds(session.store, path, k=k)
+            open_split(session.workspace, k=k)
     assert not path.exists()
-    assert make_folds(session.store, path, k=3).hash == session.folds.hash
+    assert open_split(session.workspace, k=3)[1].hash == session.folds.hash
     assert path.read_bytes() == kept

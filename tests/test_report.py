@@ -282,6 +282,18 @@ def test_names_from_files_are_text_and_nothing_else(bench: Bench) -> None:
     assert page.source.count("<script") == 1
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_letters_that_the_pictures_lack_are_nothing_to_warn_of(bench: Bench) -> None:
+    with_members(bench, "sample", "conformer-full")
+    record = Run(bench.workspace.runs / "sample-s0" / "fold0").record
+    theirs = Run(bench.workspace.runs / "的的-s0" / "fold0")
+    write_json(theirs.record, read_json(record, "") | {"variant": "的的"})
+    with_log(theirs, {"step": 20, "loss": 1.0})
+    made, page = report(bench.workspace.root)
+    assert "loss" in keys(made)
+    assert "的的" in page.text
+
+
 @pytest.mark.skipif(not Path("/sys/kernel").exists(), reason="needs a folder that even root cannot write to")
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
     refused(run("report", "--output", "/sys/kernel/report.html", root=tmp_path), 3, "/sys/kernel", "--output")

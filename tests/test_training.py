@@ -414,6 +414,8 @@ def test_what_is_damaged_or_of_other_length_names_the_command_as_it_was_begun(se
     session.do(replace(job, fold=2))
     run.record.write_text("{")
     assert run.train_again == again  # by the record of the other fold
+    run_of(session.workspace, replace(job, fold=2)).record.unlink()
+    assert run.train_again == again.removesuffix(" --steps 12")  # by the folder's name
 
 
 def test_logits_are_written_again_by_as_many_threads_as_in_training(session: Session) -> None:

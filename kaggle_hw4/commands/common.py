@@ -1,8 +1,11 @@
 """What the commands have in common: shared options, printing, naming what comes next."""
 
 import json
+import re
 import shlex
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,12 +34,23 @@ def emit(as_json: bool, value: Any, human: Callable[[], Any]) -> None:
         stdout.print(shown)
 
 
+def as_begun(ctx: Any, text: str) -> str:
+    """`text` with the commands it names as this one was begun: by the same program, in the same workspace.
+
+    A script with variants of its own stands for the program; the environment's workspace need not be said.
+    """
+    top = ctx.find_root()
+    script = Path(sys.argv[0])
+    own = script.suffix == ".py" and script.name != "__main__.py"
+    program = f"python {shlex.quote(sys.argv[0])}" if own else "kaggle-hw4"
+    given = top.get_parameter_source("root")
+    if given and given.name == "COMMANDLINE":
+        program += f" --root {shlex.quote(str(top.params['root']))}"
+    return re.sub(rf"\bkaggle-hw4 (?=({'|'.join(top.command.commands)})\b)", lambda _: f"{program} ", text)
+
+
 def next_command(ctx: typer.Context, command: str) -> None:
-    """Name the next command, with the workspace when it was given on this one's line."""
+    """Name the next command."""
     from kaggle_hw4.terminal import say
 
-    given = ctx.find_root().get_parameter_source("root")
-    root = (
-        f"--root {shlex.quote(str(ctx.find_root().params['root']))} " if given and given.name == "COMMANDLINE" else ""
-    )
-    say(f"Next: kaggle-hw4 {root}{command}")
+    say(f"Next: {as_begun(ctx, command)}")

@@ -50,7 +50,7 @@ def data(
             f"unlabelled utterances, {facts['frames']:,} frames in {facts['store']}"
         ),
     )
-    next_command(ctx, "train --fold all")
+    next_command(ctx, "kaggle-hw4 train --fold all")
 
 
 def check(ctx: typer.Context, as_json: Json = False) -> None:
@@ -73,4 +73,4 @@ def folds(
     sizes = [len(split.validation_rows(fold)) for fold in range(split.k)]
     facts = {"k": split.k, "seed": split.seed, "sizes": sizes, "hash": split.hash, "file": str(workspace.folds_file)}
     emit(as_json, facts, lambda: f"{split.k} folds of {', '.join(map(str, sizes))} utterances: {facts['file']}")
-    next_command(ctx, "train --fold all")
+    next_command(ctx, "kaggle-hw4 train --fold all")

@@ -36,7 +36,7 @@ def export(
     facts = {"file": str(file), "bytes": file.stat().st_size, "card": card}
     members = ", ".join(member["name"] for member in card["members"])
     emit(as_json, facts, lambda: f"{card['name']} of {members}: {file} ({size(file.stat().st_size)})")
-    next_command(ctx, "identify FILE.wav" + (f" --model {shlex.quote(str(output))}" if output else ""))
+    next_command(ctx, "kaggle-hw4 identify FILE.wav" + (f" --model {shlex.quote(str(output))}" if output else ""))
 
 
 def identify(

@@ -44,7 +44,7 @@ def ensemble(
     added = [(name, Path(oof), Path(test)) for name, oof, test in add or []]
     made = verbs.blend(ctx.obj, names or [], method=method, weights=weights, added=added)
     emit(as_json, made.summary(), lambda: ensemble_table(made))
-    next_command(ctx, f"submit {made.name}")
+    next_command(ctx, f"kaggle-hw4 submit {made.name}")
 
 
 def submit(
@@ -80,7 +80,7 @@ def submit(
         emit(as_json, {"file": str(file), "valid": True, "sent": False}, lambda: f"{file}: valid, not sent")
         return
     emit(as_json, vars(row), lambda: score_line(row, verbs.edition_of(workspace)))
-    next_command(ctx, "board" if row.public else "board --sync")
+    next_command(ctx, "kaggle-hw4 board" if row.public else "kaggle-hw4 board --sync")
 
 
 def board(

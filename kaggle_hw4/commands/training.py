@@ -65,7 +65,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:
     """Train variants on folds and write out-of-fold and test logits; finished work is skipped."""
-    verbs.train(
+    trained = verbs.train(
         ctx.obj,
         variant or ["default"],
         folds=fold,
@@ -82,10 +82,13 @@ def train(
         dry_run=dry_run,
     )
     if not dry_run:
-        next_command(ctx, "submit" if fold == "all" else "train --fold all")
+        from kaggle_hw4.runs import finishing_command
+
+        members = list(dict.fromkeys(one.member for one in trained))
+        next_command(ctx, "kaggle-hw4 submit" if fold == "all" else finishing_command(ctx.obj, members))
 
 
 def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") -> None:
     """Write the logits of trained models again, from their weights."""
     verbs.predict(ctx.obj, names or [], device=device)
-    next_command(ctx, "ensemble")
+    next_command(ctx, "kaggle-hw4 ensemble")

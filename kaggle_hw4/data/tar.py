@@ -9,13 +9,14 @@ import re
 import tarfile
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from kaggle_hw4.data.archive import DAMAGE, Archive, Buffer, check_amount, damaged, wanted
+from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import MOST_BYTES
 
 
@@ -209,13 +210,28 @@ def _header(header: bytes) -> tuple[str, bytes, int]:
 
 
 def parts(source: Path) -> list[Path]:
-    """`source` alone, or all parts of the same archive in order."""
+    """`source` alone, or all parts of the same archive in order. Raises DataError when one is missing."""
     match = re.fullmatch(r"(.+\.)(part\w+|part-\d+|z?\d{1,3}|[a-z]{2})", source.name)
     if not match or source.suffix in (".gz", ".xz"):
         return [source]
     pattern = re.compile(re.escape(match[1]) + r"(part\w+|part-\d+|z?\d{1,3}|[a-z]{2})")
-    found = (path for path in source.parent.iterdir() if pattern.fullmatch(path.name))
-    return sorted(found, key=lambda path: (len(path.name), path.name))  # part2 before part10
+    there = (path for path in source.parent.iterdir() if pattern.fullmatch(path.name))
+    found = sorted(there, key=lambda path: (len(path.name), path.name))  # part2 before part10
+    for before, after in pairwise(found):
+        if (_number(after) - _number(before)) % 26**2 > 1:
+            raise DataError(
+                f"the part of {source} after {before.name} is missing: the next one there is {after.name}",
+                "Get it from where the others came, and repeat the command.",
+            )
+    return found
+
+
+def _number(part: Path) -> int:
+    """Which part it is, from aa or from a number on; 0 where the name does not tell."""
+    if digits := re.search(r"\d+$", part.name):
+        return int(digits[0])
+    letters = re.search(r"(?:\.|part[-_]?)([a-z])([a-z])$", part.name)
+    return 26 * ord(letters[1]) + ord(letters[2]) if letters else 0
 
 
 def size_of_source(source: Path) -> int:

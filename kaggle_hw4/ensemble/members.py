@@ -11,7 +11,7 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.recipe import Variant
-from kaggle_hw4.runs import REFIT, Run, check_identity, check_place, identity, job_of, run_at, train_command
+from kaggle_hw4.runs import REFIT, Run, check_identity, check_place, finishing_command, identity, job_of, run_at
 from kaggle_hw4.variants import SETS
 from kaggle_hw4.workspace import Workspace, check_fields, content_hash, file_hash
 
@@ -97,14 +97,10 @@ def choose_members(workspace: Workspace, k: int, names: list[str]) -> list[str]:
     if lacking := [name for name in chosen if name in missing]:
         folds = "; ".join(f"{name}: fold {', '.join(map(str, missing[name]))}" for name in lacking)
         offer = f"; or without them: kaggle-hw4 ensemble {' '.join(complete)}" if complete else ""
-        raise DataError(f"not trained on every fold yet: {folds}", f"Run: {_train_command(workspace, lacking)}{offer}")
+        raise DataError(
+            f"not trained on every fold yet: {folds}", f"Run: {finishing_command(workspace, lacking)}{offer}"
+        )
     return chosen
-
-
-def _train_command(workspace: Workspace, members: list[str]) -> str:
-    """The command that finishes these members, as they were begun."""
-    first = (sorted((workspace.runs / member).glob("fold*/run.json"))[:1] for member in members)
-    return train_command([job_of(Run(path.parent)) for paths in first for path in paths])
 
 
 @dataclass(frozen=True)

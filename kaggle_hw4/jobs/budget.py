@@ -18,7 +18,7 @@ from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, with_steps
 from kaggle_hw4.terminal import duration
 from kaggle_hw4.training.capture import compiled_from
-from kaggle_hw4.workspace import Workspace, content_hash, read_json, write_json
+from kaggle_hw4.workspace import Workspace, content_hash, read_json, storage_errors, write_json
 
 _PLANNED_SHARE = 0.85  # of the time: the rest is for a machine slower than it was in calibration
 _START_SECONDS = 15.0  # of the workers, and of the last logits
@@ -128,12 +128,13 @@ def recall(workspace: Workspace, request: dict[str, object]) -> Allotment | None
 
 def remember(workspace: Workspace, request: dict[str, object], made: Allotment) -> Allotment:
     """Record what is begun for `request`; gives what another command began for the same meanwhile, else `made`."""
-    workspace.runs.mkdir(parents=True, exist_ok=True)
-    with FileLock(workspace.runs / ".budget.lock"):
-        if before := recall(workspace, request):
-            return before
-        recipes = {name: v.recipe() for name, v in made.chosen.items()}
-        write_json(_record_of(workspace, request), {"request": request, "chosen": recipes, "seeds": made.seeds})
+    with storage_errors(workspace.runs):
+        workspace.runs.mkdir(parents=True, exist_ok=True)
+        with FileLock(workspace.runs / ".budget.lock"):
+            if before := recall(workspace, request):
+                return before
+            recipes = {name: v.recipe() for name, v in made.chosen.items()}
+            write_json(_record_of(workspace, request), {"request": request, "chosen": recipes, "seeds": made.seeds})
     return made
 
 

@@ -11,7 +11,17 @@ from kaggle_hw4.jobs.local import LocalEngine
 from kaggle_hw4.jobs.plan import Plan, choose_device, choose_folds, make_plan
 from kaggle_hw4.jobs.work import Options
 from kaggle_hw4.recipe import Variant
-from kaggle_hw4.runs import REFIT, Job, check_identity, identity, job_of, member_name, run_of, with_steps
+from kaggle_hw4.runs import (
+    REFIT,
+    Job,
+    check_identity,
+    finishing_command,
+    identity,
+    job_of,
+    member_name,
+    run_of,
+    with_steps,
+)
 from kaggle_hw4.variants import expand, variant
 from kaggle_hw4.workspace import Workspace
 
@@ -132,9 +142,11 @@ def cross_validated(workspace: Workspace, store: Store, folds: Folds, name: str,
         for fold in range(folds.k):
             run = run_of(workspace, Job(name, variant(name), seed, fold))
             if not run.finished:
+                member = member_name(name, seed)
+                begun = finishing_command(workspace, [member])
                 raise UsageError(
-                    f"{member_name(name, seed)} is not trained on fold {fold}: a refit takes its steps from there",
-                    f"Run `kaggle-hw4 train --fold all --variant {name} --seed {seed}` first.",
+                    f"{member} is not trained on fold {fold}: a refit takes its steps from there",
+                    f"Run first: {begun or f'kaggle-hw4 train --fold all --variant {name} --seed {seed}'}",
                 )
             job = job_of(run)
             check_identity(run, identity(job, store, folds))

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -114,7 +115,9 @@ def make_page(material: Material) -> Page:
     import matplotlib
 
     page = Page(material)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # A picture has a box for what its font lacks, as in a name; a line for each letter on stderr helps nobody.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
         for section, pictures in _PICTURES.items():
             for key, title, draw in pictures:
                 material.tick(f"drawing: {title}")

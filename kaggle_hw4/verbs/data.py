@@ -1,6 +1,7 @@
 """Verbs about the data: get it, split it, look for what will hurt. And how names are given."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,9 +50,11 @@ def open_split(workspace: Workspace, *, k: int | None = None, seed: int | None =
     """
     from kaggle_hw4.data.store import open_store
     from kaggle_hw4.folds import make_folds
+    from kaggle_hw4.runs import splits_of
 
     store = open_store(workspace.store)
-    return store, make_folds(store, workspace.folds_file, k=k, seed=seed)
+    made = make_folds(store, workspace.folds_file, k=k, seed=seed, trained_on=partial(splits_of, workspace, store))
+    return store, made
 
 
 def edition_of(workspace: Workspace) -> Competition:
