@@ -84,7 +84,7 @@ def _notes(board: Board) -> list[str]:
 
 
 def board_csv(board: Board) -> str:
-    """A row per submission, ensemble not sent, member and baseline line."""
+    """A row per submission, ensemble not sent, member and baseline line; without the last line's end."""
     import pandas as pd
 
     rows = [_csv_row("submission", line) for line in board.submissions]
@@ -94,7 +94,7 @@ def board_csv(board: Board) -> str:
     figures = ["cv", "public", "private", "cv_low", "cv_high", "band_low", "band_high", "z"]
     counts = ["rank_cv", "rank_public", "rank_private", "place", "teams", "ref"]
     frame = pd.DataFrame(rows, columns=["kind", "name", *figures, *counts, "state", "created"])
-    return frame.astype(dict.fromkeys(counts, "Int64")).to_csv(index=False)
+    return frame.astype(dict.fromkeys(counts, "Int64")).to_csv(index=False).rstrip()
 
 
 def _csv_row(kind: str, line: SubmissionLine) -> dict[str, object]:

@@ -415,6 +415,22 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(tmp_path: Path, monkeypat
     assert [path.name for path in (tmp_path / "data").iterdir()] in ([], [".pack.lock"])
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_output_that_nobody_takes_is_told_from_the_workspaces_disk(options: list[str]) -> None:
+    """A full disk below stdout is named; a reader that has gone, as in `| head -1`, has what it wants."""
+    command = [sys.executable, "-m", "kaggle_hw4", "variants", *options]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert ended.returncode == 3
+    assert ended.stderr.startswith("error: stdout cannot be written: No space left")
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_the_root_comes_from_the_environment_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_HW4_ROOT", str(root))
     assert json.loads(run("folds", "--json").stdout)["file"] == str(root / "folds" / "folds.json")

@@ -1,6 +1,7 @@
 """What the commands have in common: shared options, printing, naming what comes next."""
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from kaggle_hw4.commands.completion import complete_members
+from kaggle_hw4.errors import DataError
 
 MAX_SEED = 2**32 - 1  # scikit-learn's and numpy's
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -24,14 +26,24 @@ Names = Annotated[
 
 
 def emit(as_json: bool, value: Any, human: Callable[[], Any]) -> None:
-    """Print on stdout: JSON, or what a person reads."""
-    shown = json.dumps(value, indent=1) if as_json else human()
-    if isinstance(shown, str):
-        typer.echo(shown)
-    else:
-        from kaggle_hw4.terminal import stdout
+    """Print on stdout: JSON, or what a person reads; what is left where a pipe's reader has gone is dropped.
 
-        stdout.print(shown)
+    Raises:
+        DataError: it cannot be written.
+    """
+    shown = json.dumps(value, indent=1) if as_json else human()
+    try:
+        if not isinstance(shown, str):
+            from kaggle_hw4.terminal import stdout
+
+            with stdout.capture() as captured:  # rich would end the program where the reader has gone
+                stdout.print(shown)
+            shown = captured.get().removesuffix("\n")
+        typer.echo(shown)
+    except BrokenPipeError:  # as of `| head`, who has what they want: the exit code is that of the command
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise DataError(f"stdout cannot be written: {error.strerror}", "What the command made is kept.") from error
 
 
 def as_begun(ctx: Any, text: str) -> str:

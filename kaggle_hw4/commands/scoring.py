@@ -98,10 +98,7 @@ def board(
     content = verbs.get_board(ctx.obj, sync=sync)
     if picture:
         board_picture(content, picture)
-    if as_csv:
-        typer.echo(board_csv(content), nl=False)
-    else:
-        emit(as_json, content.as_json(), lambda: board_tables(content))
+    emit(as_json and not as_csv, content.as_json(), lambda: (board_csv if as_csv else board_tables)(content))
 
 
 def diff(
@@ -109,7 +106,7 @@ def diff(
     a: Annotated[
         str,
         typer.Argument(
-            help="A submission or its file, an ensemble, a member, or a run (MEMBER/fold0).",
+            help="A submission (name, file or number), an ensemble, a member, or a run (MEMBER/fold0).",
             autocompletion=complete_namings,
         ),
     ],
