@@ -33,7 +33,10 @@ class Entry:
     @property
     def variant(self) -> Variant:
         """Raises UsageError where its fields contradict each other."""
-        return self.make()
+        try:
+            return self.make()
+        except UsageError as error:
+            raise UsageError(f"variant {self.name}: {error.cause}", error.remedy) from error
 
 
 _REGISTRY: dict[str, Entry] = {}

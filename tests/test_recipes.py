@@ -259,6 +259,13 @@ def test_a_recipe_that_contradicts_itself_is_refused(fields: dict[str, Any], mes
         replace(PLAIN, **fields)
 
 
+def test_a_variant_that_contradicts_itself_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variants, "_REGISTRY", dict(variants._REGISTRY))
+    register("mine")(lambda: replace(PLAIN, steps=0))
+    with pytest.raises(UsageError, match="variant mine: steps 0"):
+        [entry.variant for entry in entries()]
+
+
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a b", *SETS])
 def test_a_name_that_no_folder_can_have_or_a_set_has_is_refused(name: str) -> None:
     before = entries()
