@@ -31,7 +31,10 @@ def board_tables(board: Board, console: Console = stdout) -> Group:
         (score, (f"── {name} line", "", f"{score:.5f}", "", "", "", ""))
         for name, score in board.competition.baselines.items()
     ]
-    lines += [(number(line.public) or 2.0, _cells(line)) for line in [*board.submissions, *board.unsent]]
+    lines += [
+        (2.0 if (score := number(line.public)) is None else score, _cells(line))
+        for line in [*board.submissions, *board.unsent]
+    ]
     for _, cells in sorted(lines, key=lambda line: -line[0]):
         table.add_row(*cells, style="dim" if cells[0].startswith("──") else None)
     # CV breaks first, before its ±: names are to be copied. Where that is not enough they break, and no figure.
@@ -73,7 +76,9 @@ def _notes(board: Board) -> list[str]:
         )
     bands = [line.band for line in [*board.submissions, *board.unsent] if line.band]
     if any(found.source == "scores" for found in bands):
-        notes.append("The expected scores lie above CV by what the other submissions' scores do.")
+        notes.append(
+            "The expected scores are CV and what the other submissions' scores lie above or below theirs, on average."
+        )
     elif bands:
         notes.append("The expected scores lie above CV by the estimated gain of averaging the folds' models.")
     if any(line.place for line in board.submissions):

@@ -101,8 +101,7 @@ def _naming(workspace: Workspace, store: Store, folds: Folds, name: str) -> Nami
     if path := submission_named(workspace, name) or _sent(workspace, store, name):
         return _of_file(workspace, store, folds, path)
     if (run := Run(workspace.runs / name)).finished and run.folder.parent.parent == workspace.runs:
-        fold = load_fold(workspace, store, folds, run.folder.parent.name, job_of(run).fold)
-        return Naming(name, _picks(store, fold.test), _probabilities(fold.test))
+        return _of_run(workspace, store, folds, name, job_of(run).fold)
     complete, missing = complete_members(workspace, folds.k)
     if name in complete or name in missing:
         (chosen,) = choose_members(workspace, folds.k, [name])  # says which folds are missing
@@ -117,6 +116,16 @@ def _naming(workspace: Workspace, store: Store, folds: Folds, name: str) -> Nami
         f"{name!r} is no submission, member or run of {workspace.root}, and no file",
         f"Submissions: {sent}. Members: {', '.join([*complete, *missing]) or 'none'}. A run is MEMBER/fold0.",
     )
+
+
+def _of_run(workspace: Workspace, store: Store, folds: Folds, name: str, fold: int) -> Naming:
+    found = load_fold(workspace, store, folds, Path(name).parent.name, fold)
+    picks = _picks(store, found.test)
+    if found.oof is None:
+        return Naming(name, picks, note="a refit has no utterances held out, by which to tell how sure it may be")
+    alone = Pool([[found.oof]], [store.labels[folds.validation_rows(fold)]], np.ones(1))
+    temperature = convex.fit_temperature(alone, 0, alone.all_folds)
+    return Naming(name, picks, _probabilities(found.test / np.float32(temperature)))
 
 
 def _sent(workspace: Workspace, store: Store, name: str) -> Path | None:

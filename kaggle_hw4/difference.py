@@ -103,7 +103,7 @@ def difference(a: Mapping[str, str], b: Mapping[str, str], paired: Paired | None
 
     rows = len(a)
     differ = sum(b[name] != speaker for name, speaker in a.items())
-    public = round(rows * PUBLIC_SHARE)
+    public = max(1, round(rows * PUBLIC_SHARE))
     # In the test they differ in other numbers than out of fold; what is kept are shares of the rows that differ.
     share = differ / rows
     tells = paired.discordant / paired.differ if paired and paired.differ else 1.0

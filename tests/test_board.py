@@ -44,6 +44,16 @@ def scores(bench: Bench, *public: str) -> None:
         Ledger(bench.workspace.ledger).update(f"hw4-{seed}", public=score, private=score)
 
 
+def test_a_score_of_nothing_stands_at_the_end(bench: Bench) -> None:
+    scores(bench, "0.5", "0.00000")
+    console = Console(width=120, file=io.StringIO())
+    console.print(board_tables(read_board(bench.workspace, competition(SLUG)), console))
+    shown = console.file.getvalue().split("member")[0]  # type: ignore[attr-defined]
+    assert (
+        shown.index("simple line") < shown.index("0.50000" if "0.50000" in shown else " 0.5 ") < shown.index("0.00000")
+    )
+
+
 def test_a_line_has_interval_band_z_and_ranks(bench: Bench) -> None:
     scores(bench, "0.5", "0.7")
     board = read_board(bench.workspace, competition(SLUG))

@@ -145,6 +145,15 @@ def test_diff_takes_files_members_and_runs(bench: Bench, tmp_path: Path) -> None
         compare("sample-s0", str(plain))
 
 
+def test_diff_of_a_run_shows_what_its_fold_says_of_how_sure_it_may_be(bench: Bench) -> None:
+    bench.member("transformer-full", quality=2.0, scale=50.0, seed=3)
+    bench.refit("transformer-full", np.eye(4)[bench.answers] * 9)
+    compare = lambda a, b: compare_namings(bench.workspace, bench.store, bench.folds, a, b)  # noqa: E731
+    found = compare("transformer-full-s0/fold0", "transformer-full-s0")
+    assert all(0.25 < u["a_sure"] < 1 - 1e-6 for u in found.utterances)  # a softmax of these logits is 1
+    assert "no utterances held out" in compare("transformer-full-s0/refit", "transformer-full-s0").notes[0]
+
+
 def test_diff_knows_a_submission_from_elsewhere_as_the_board_names_it(bench: Bench, tmp_path: Path) -> None:
     made = make(bench, "sample")
     file = tmp_path / "elsewhere" / "mine.csv"

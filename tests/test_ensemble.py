@@ -154,6 +154,29 @@ def test_a_member_from_elsewhere_counts_as_ours_do(bench: Bench, tmp_path: Path)
     assert [member["name"] for member in alone.summary()["members"]] == ["theirs"]
 
 
+def test_what_all_logits_of_a_row_from_elsewhere_share_changes_nothing(bench: Bench, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    oof = np.eye(4)[bench.labels] * 2 + rng.normal(size=(len(bench.labels), 4))
+    tests = np.eye(4)[bench.answers] + rng.normal(size=(len(bench.answers), 4))
+    written = []
+    for offset in (0.0, 1e9):
+        files = tmp_path / f"oof{offset}.npy", tmp_path / f"test{offset}.npy"
+        for file, logits in zip(files, (oof, tests), strict=True):
+            np.save(file, logits + offset)
+        made = make(bench, added=[("theirs", *files)])
+        written.append((made.estimate.accuracy, made.file.read_bytes()))
+    assert written[0] == written[1]
+
+
+def test_members_that_no_convex_weights_are_for_are_blended_all_the_same(bench: Bench) -> None:
+    bench.member("sample", quality=-0.3, seed=1)
+    bench.member("conformer-full", quality=-0.2, seed=5)
+    made = make(bench)
+    assert [weights.method for weights in made.candidates] == ["equal", "greedy"]
+    with pytest.raises(DataError, match="better than chance"):
+        make(bench, method="convex")
+
+
 def test_a_bad_member_from_elsewhere_is_refused(bench: Bench, tmp_path: Path) -> None:
     bench.member("sample")
     oof, test = tmp_path / "oof.npy", tmp_path / "test.npy"
@@ -177,7 +200,7 @@ def test_a_bad_member_from_elsewhere_is_refused(bench: Bench, tmp_path: Path) ->
     with pytest.raises(DataError, match="cannot be read"):
         make(bench, added=[("theirs", tmp_path / "none.npy", test)])
     np.save(oof, good)
-    for name in ("sample-s0", "a/b", "a=b"):
+    for name in ("sample-s0", "sample", "best", "a/b", "a=b"):
         with pytest.raises(UsageError, match="the name is taken, or holds other characters"):
             make(bench, added=[(name, oof, test)])
 
@@ -193,6 +216,7 @@ def test_a_bad_member_from_elsewhere_is_refused(bench: Bench, tmp_path: Path) ->
         ("sample-s0", "is not NAME=NUMBER"),
         ("sample-s0=1,sample-s0=2", "sample-s0 is named twice"),
         ("sample-s0=0,conformer-full-s0=0", "all are 0"),
+        ("sample-s0=1e308,conformer-full-s0=1e308", "their sum is no number"),
     ],
 )
 def test_weights_that_make_no_sense_are_refused(bench: Bench, text: str, message: str) -> None:

@@ -63,6 +63,31 @@ def test_speakers_that_are_ruled_out_do_not_set_the_scale(mask: float) -> None:
     assert convex.fit_temperature(pool, 0, pool.all_folds) == pytest.approx(1.0, rel=0.05)
 
 
+@pytest.mark.parametrize("mask", [-1e5, -1e7, -1e9, -1e15])
+@pytest.mark.parametrize("wrongly", [1, 20, 300])
+def test_a_member_that_ruled_the_truth_out_has_a_temperature(mask: float, wrongly: int) -> None:
+    rng = np.random.default_rng(6)
+    labels = rng.integers(0, 50, 3_000)
+    logits = np.eye(50)[labels] * 3 + rng.normal(size=(3_000, 50))
+    logits[np.arange(3_000), logits.argmin(1)] = mask
+    logits[np.arange(wrongly), labels[:wrongly]] = mask
+    pool = pool_of([logits, np.eye(50)[labels] * 3 + rng.normal(size=(3_000, 50))], labels)
+    temperatures = Temperatures.fitted(pool, lambda what: None)
+    assert 10 * temperatures.full[1] < temperatures.full[0] < np.inf
+    equal = honest.fit_weights("equal", pool.scaled(1 / temperatures.full), temperatures, None, None)
+    assert np.isfinite(equal.full).all()
+    assert (equal.full > 0).all()
+
+
+def test_what_the_doubles_of_a_row_share_takes_nothing_from_their_differences() -> None:
+    rng = np.random.default_rng(7)
+    logits, labels = rng.normal(size=(40, 5)), np.arange(40) % 5
+    cut = lambda array: np.array_split(array, K)  # noqa: E731
+    plain, lifted = (Pool([[Logits(part) for part in cut(a)]], cut(labels), np.ones(1)) for a in (logits, logits + 1e9))
+    for piece in plain.pieces(plain.all_folds):
+        np.testing.assert_allclose(lifted.margins(piece), plain.margins(piece), atol=1e-6)
+
+
 def test_logits_in_half_precision_count_like_others() -> None:
     logits = np.full((4, 3), np.finfo(np.float16).min, np.float16)
     labels = np.arange(4) % 3
@@ -197,6 +222,25 @@ def test_equal_weights_stay_unless_another_method_wins_the_paired_test() -> None
         assert candidates[honest.choose(candidates, estimates)].method == expected
 
 
+@pytest.mark.parametrize("method", ["equal", "greedy", "by hand"])
+@pytest.mark.parametrize("rows", [1_500, 50_000])  # the second at a part of the rows
+def test_a_pool_is_as_sure_as_it_is_right(method: str, rows: int) -> None:
+    """Each member is, by its temperature, and their mean is right more often."""
+    rng = np.random.default_rng(8)
+    labels = rng.integers(0, 8, rows)
+    pool = pool_of(noisy_members(labels, 8, [1.5] * 4, rng), labels)
+    temperatures = Temperatures.fitted(pool, lambda what: None)
+    pool = pool.scaled(1 / temperatures.full)
+    contested = greedy.contest(pool) if method == "greedy" else None
+    weights = honest.fit_weights(method, pool, temperatures, contested, np.ones(4))
+    picks, sure = pool.name(weights.full[None], pool.all_folds)
+    assert float(sure.mean()) == pytest.approx(float((picks == labels).mean()), abs=0.02)
+    plain = weights.full / weights.full.sum()
+    assert float(pool.name(plain[None], pool.all_folds)[1].mean()) < sure.mean() - 0.1
+    (found,) = honest.estimate(pool, [weights])
+    assert found.log_loss < pool.score(plain[None], pool.all_folds)[1].mean()
+
+
 def test_the_honest_estimate_is_unbiased_where_the_in_sample_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Greedy selection from 20 equally good members of 120 utterances; the truth is their blend on fresh ones."""
     monkeypatch.setattr(greedy, "_ROUNDS", 25)
@@ -251,6 +295,14 @@ def test_an_interval_without_errors_is_no_point() -> None:
     assert interval(np.zeros(100, bool), np.zeros(100)) == (0.0, pytest.approx(0.0362, abs=1e-4))
     low, high = interval(np.zeros(100, np.int8), np.zeros(100), -1.0)
     assert low == -high < 0
+
+
+def test_an_interval_of_speakers_named_always_or_never_is_no_point() -> None:
+    speakers = np.repeat(np.arange(10), 6)
+    low, high = interval(speakers < 7, speakers)
+    assert low < 0.65 < 0.75 < high
+    low, high = interval((speakers < 2).astype(np.int8), speakers, -1.0)
+    assert 0 < low < 0.15 < 0.25 < high
 
 
 def test_mcnemar_is_the_binomial_of_what_differs() -> None:

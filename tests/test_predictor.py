@@ -195,7 +195,7 @@ def test_a_file_that_is_no_sound_predictor_is_one_message(trained: Trained, tmp_
     assert result.exit_code == 3, result.output
     assert result.stdout == ""
     assert str(file) in result.stderr
-    assert "kaggle-hw4 export" in result.stderr
+    assert f"kaggle-hw4 --root {tmp_path} export" in result.stderr
 
 
 def test_one_file_may_be_named_by_itself_and_none_gives_none(trained: Trained, tmp_path: Path) -> None:
@@ -225,6 +225,8 @@ def test_bad_recordings_end_with_3_and_one_message_naming_the_file(trained: Trai
     assert hw4(root, "identify", str(good), "--top", "0").exit_code == 2
     high = write_wav(tmp_path / "96.wav", tone(1.0, rate=96_000), 96_000, "PCM_24")
     assert hw4(root, "identify", str(high)).exit_code == 0
+    phone = write_wav(tmp_path / "gsm.wav", tone(1.0, rate=8_000), 8_000, "GSM610")  # of telephones: no seeking in it
+    assert hw4(root, "identify", str(phone)).exit_code == 0
 
 
 def test_what_cannot_be_exported_is_refused(trained: Trained, tmp_path: Path) -> None:
@@ -238,6 +240,8 @@ def test_what_cannot_be_exported_is_refused(trained: Trained, tmp_path: Path) ->
     shutil.copy(copy.runs / "ecapa-s0" / "fold0" / "weights.safetensors", weights)
     with pytest.raises(DataError, match=r"fold1.weights\.safetensors is not the file that was written"):
         export(copy, trained.made.name)
+    with pytest.raises(DataError, match=r"fold1.weights\.safetensors is not the file that was written"):
+        export(copy, f"{trained.made.name}.csv")  # named with its ending
 
 
 def test_a_member_from_elsewhere_has_no_models_to_export(tmp_path: Path) -> None:

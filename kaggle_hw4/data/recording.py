@@ -32,7 +32,8 @@ def read_recording(path: Path) -> np.ndarray:
         with soundfile.SoundFile(path) as file:
             rate, channels, kind = file.samplerate, file.channels, file.format
             _check(path, kind, rate, channels, file.frames / rate)
-            samples = file.read(dtype="float32", always_2d=True)
+            # GSM, say, is decoded from its beginning only: how much there is must be said.
+            samples = file.read(-1 if file.seekable() else file.frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         reason = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
         raise DataError(f"{path} cannot be read as a WAV file: {reason}", _CONVERT) from error

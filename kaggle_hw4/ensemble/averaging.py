@@ -51,4 +51,5 @@ def averaging_gain(by_fold: list[np.ndarray], mean: np.ndarray, accuracy: float)
     else:
         fitted = brentq(lambda t: judged(t)[0] - accuracy, low, high, xtol=1e-4)
     single, together = judged(fitted)
-    return Averaging(together - single, _RELATIVE_ERROR * (together - single))
+    gain = max(0.0, together - single)  # rounding can make less of nothing
+    return Averaging(gain, _RELATIVE_ERROR * gain)

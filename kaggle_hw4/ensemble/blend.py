@@ -17,8 +17,9 @@ from kaggle_hw4.ensemble.honest import METHODS, Estimate, Temperatures, Weights
 from kaggle_hw4.ensemble.members import Member, added_member, choose_members, load_member
 from kaggle_hw4.ensemble.pool import Pool
 from kaggle_hw4.ensemble.submission import record_of, write_submission
-from kaggle_hw4.errors import UsageError
+from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
+from kaggle_hw4.variants import SETS
 from kaggle_hw4.version import code_version
 from kaggle_hw4.workspace import Workspace, content_hash, file_hash, write_json
 
@@ -188,21 +189,27 @@ def fit_all(
             continue
         tick(f"{name} weights")
         contested = greedy.contest(pool) if name == "greedy" else None
-        candidates.append(honest.fit_weights(name, pool, temperatures, contested, hand))
+        try:
+            candidates.append(honest.fit_weights(name, pool, temperatures, contested, hand))
+        except DataError:
+            if len(wanted) == 1:  # what cannot be fitted is no choice, and only what is asked for must be
+                raise
     return candidates
 
 
 def gather(workspace: Workspace, store: Store, folds: Folds, names: list[str], added: list[Added]) -> list[Member]:
     """Load the members named (all of the workspace when none is), and those from elsewhere."""
     foreign = [name for name, _, _ in added]
+    there = {path.name for path in workspace.runs.glob("*/")}
+    taken = there | {name.rpartition("-s")[0] for name in there} | {*SETS}  # a variant's stands for all of its seeds
     for name in foreign:
-        if not re.fullmatch(r"[\w.-]+", name) or foreign.count(name) > 1 or (workspace.runs / name).exists():
+        if not re.fullmatch(r"[\w.-]+", name) or foreign.count(name) > 1 or name in taken:
             raise UsageError(
                 f"--add {name!r}: the name is taken, or holds other characters than letters, digits, '.', '_', '-'",
                 "Give every member a name of its own.",
             )
     ours = [name for name in names if name not in foreign]
-    nothing_else = foreign and not ours and (names or not any(workspace.runs.glob("*")))
+    nothing_else = foreign and not ours and (names or not there)
     chosen = [] if nothing_else else choose_members(workspace, folds.k, ours)
     members = [load_member(workspace, store, folds, name) for name in chosen]
     return members + [added_member(store, folds, *member) for member in added]
@@ -246,8 +253,8 @@ def parse_weights(text: str) -> dict[str, float]:
         if name in given:
             raise UsageError(f"--weights: {name} is named twice", remedy)
         given[name] = weight
-    if not any(given.values()):
-        raise UsageError("--weights: all are 0", remedy)
+    if not any(given.values()) or not math.isfinite(sum(given.values())):
+        raise UsageError("--weights: all are 0, or their sum is no number", remedy)
     return given
 
 

@@ -98,5 +98,20 @@ def fit_temperature(pool: Pool, member: int, folds: list[int], start: float | No
     margins[np.arange(len(margins)), some.labels[piece.fold][piece.rows]] = -np.inf
     spread = float(np.median(np.abs(margins.max(1)))) or 1.0
     alone = some.scaled(np.array([1 / spread]))
-    found = fit(alone, folds, None if start is None else np.array([spread / start]))
-    return float(spread / np.clip(found.weights[0], _LEAST, _MOST))
+    try:
+        inverse = fit(alone, folds, None if start is None else np.array([spread / start])).weights[0]
+    except DataError:  # of tails so heavy that in single precision no gradient comes near 0: where its sign changes
+        inverse = _where_the_slope_changes(alone, folds)
+    return float(spread / np.clip(inverse, _LEAST, _MOST))
+
+
+def _where_the_slope_changes(alone: Pool, folds: list[int]) -> float:
+    from scipy.optimize import brentq
+
+    def slope(log_inverse: float) -> float:
+        return float(alone.derivatives(np.exp([log_inverse]), folds)[1][0])
+
+    low, high = np.log(_LEAST), np.log(_MOST)
+    if slope(low) >= 0 or slope(high) <= 0:
+        return float(_LEAST if slope(low) >= 0 else _MOST)
+    return float(np.exp(brentq(slope, low, high, xtol=1e-3)))

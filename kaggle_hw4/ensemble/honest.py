@@ -72,27 +72,38 @@ def fit_weights(
 ) -> Weights:
     """Weights of a method on all folds and without each; `pool` is scaled by the full temperatures.
 
-    `given` (members,) are the weights of the method "by hand"; `contested` is what "greedy" chooses by.
+    `given` (members,) are the weights of the method "by hand"; `contested` is what "greedy" chooses by. Their sum is
+    that of least log loss: a pool is right more often than its members, and as sure as they are where it is 1.
 
     Raises:
         DataError: no member is better than chance, or the fit fails.
     """
     ratio = temperatures.full / temperatures.without
     if method in ("equal", "by hand"):
-        full = np.ones(len(pool)) if given is None else given
-        return Weights(method, full / full.sum(), full / full.sum() * ratio)
+        full = np.ones(len(pool)) if given is None else given / given.sum()
+        return _sure(pool, method, full, full * ratio)
     if method == "greedy":
         assert contested is not None
         full = greedy.select(pool, contested, pool.all_folds, np.ones(len(pool)))
         without = [
             greedy.select(pool, contested.without(fold), _others(pool, fold), ratio[fold]) for fold in pool.all_folds
         ]
-        return Weights(method, full, np.array(without) * ratio)
+        return _sure(pool, method, full, np.array(without) * ratio)
     found = convex.fit(pool, pool.all_folds)
     if not found.weights.any():
         raise DataError("no member names speakers better than chance", "Train longer, or use --method equal.")
     without = [convex.fit(pool, _others(pool, fold), found.weights).weights for fold in pool.all_folds]
     return Weights(method, found.weights, np.array(without), found.residual)
+
+
+def _sure(pool: Pool, method: str, full: np.ndarray, without: np.ndarray) -> Weights:
+    """These weights, their sums fitted to the rows that the weights are fitted to."""
+
+    def fitted(weights: np.ndarray, folds: list[int]) -> np.ndarray:
+        return weights / convex.fit_temperature(pool.blended(weights, folds), 0, folds)
+
+    held_out = [fitted(weights, _others(pool, fold)) for fold, weights in zip(pool.all_folds, without, strict=True)]
+    return Weights(method, fitted(full, pool.all_folds), np.array(held_out))
 
 
 def estimate(pool: Pool, candidates: list[Weights]) -> list[Estimate]:

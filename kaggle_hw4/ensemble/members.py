@@ -166,6 +166,8 @@ def added_member(store: Store, folds: Folds, name: str, oof: Path, test: Path) -
     logits = _checked(oof, None, train_ids, len(store.speakers), order)
     held_out = [Logits(logits, folds.validation_rows(fold)) for fold in range(folds.k)]
     tests = _checked(test, None, store.test_ids, len(store.speakers), order)
+    if tests.dtype.itemsize > 4:  # what the speakers of a row share may be more than single precision can add to
+        tests = (tests - tests.max(1, keepdims=True)).astype(np.float32)
     part = {"oof": file_hash(oof), "oof_file": str(oof.resolve())}
     return Member(name, held_out, [tests], [part | {"test": file_hash(test), "test_file": str(test.resolve())}])
 

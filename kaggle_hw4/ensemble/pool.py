@@ -20,6 +20,7 @@ from kaggle_hw4.machine import usable_cores
 S = TypeVar("S")
 T = TypeVar("T")
 
+_BLENDED_ROWS = 20_000  # kept in memory; more make no temperature more exact than it need be
 _PIECE_BYTES = 16_000_000  # of the margins that are in memory at once, per thread
 
 
@@ -113,6 +114,19 @@ class Pool:
         found = self._through(of, folds, pools=len(weights))
         return np.concatenate([f[0] for f in found], axis=1), np.concatenate([f[1] for f in found], axis=1)
 
+    def blended(self, weights: np.ndarray, folds: list[int]) -> "Pool":
+        """What the pool with `weights` (members,) says as one member: of some 20,000 evenly spaced rows of `folds`."""
+        stride = max(1, sum(len(self.labels[fold]) for fold in folds) // _BLENDED_ROWS)
+        pieces = list(self.pieces(folds, stride))
+        margins = self._through(lambda piece: self._blended(weights[None], piece)[0], folds, stride)
+        labels = [np.zeros(0, self.labels[0].dtype)] * len(self.labels)
+        logits = [np.zeros((0, self.members[0][0].array.shape[1]), np.float32)] * len(self.labels)
+        for fold in folds:
+            of_fold = [i for i, piece in enumerate(pieces) if piece.fold == fold]
+            logits[fold] = np.concatenate([margins[i] for i in of_fold])
+            labels[fold] = np.concatenate([self.labels[fold][pieces[i].rows] for i in of_fold])
+        return Pool([[Logits(array) for array in logits]], labels, np.ones(1))
+
     def _blended(self, weights: np.ndarray, piece: Piece) -> np.ndarray:
         """Blended margins (pools, rows, speakers) of pools with `weights` (pools, members)."""
         margins = self.margins(piece)
@@ -136,8 +150,9 @@ class Pool:
         margins = np.empty((len(self), len(labels), self.members[0][0].array.shape[1]), np.float32)
         for margin, member, scale in zip(margins, self.members, self.scale, strict=True):
             logits = member[piece.fold].read(piece.rows)
-            # In float32 whatever the file's kind: the difference of two halves need not be one.
-            np.subtract(logits, logits[rows, labels][:, None], out=margin, dtype=np.float32, casting="same_kind")
+            # In float32 at least: the difference of two halves need not be one. What doubles share may need doubles.
+            kind = np.result_type(logits.dtype, np.float32)
+            np.subtract(logits, logits[rows, labels][:, None], out=margin, dtype=kind, casting="same_kind")
             if scale != 1:
                 margin *= np.float32(scale)
         return margins

@@ -32,6 +32,10 @@ def interval(values: np.ndarray, speakers: np.ndarray, lowest: float = 0.0) -> t
         total -= rng.binomial(draws - ups, np.minimum(rest, 1.0))
     means = total @ (sizes / draws) / n
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if (
+        low == high and len(sizes) > 1
+    ):  # every speaker is named always or never: only which speakers are is left to draw
+        return interval(values, np.zeros(n), lowest)
     return float(low), float(high)
 
 

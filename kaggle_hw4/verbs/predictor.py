@@ -27,10 +27,11 @@ def export(workspace: Workspace, names: Names = (), output: Path | str | None = 
     from kaggle_hw4.ensemble.recorded import read_record
     from kaggle_hw4.ensemble.submission import has_record
     from kaggle_hw4.exporting import predictor_of
+    from kaggle_hw4.submission_file import submission_named
     from kaggle_hw4.terminal import stage
 
     chosen = listed(names)
-    csv = workspace.submissions / f"{chosen[0]}.csv" if len(chosen) == 1 else None
+    csv = submission_named(workspace, chosen[0]) if len(chosen) == 1 else None
     if csv is None or not has_record(workspace, csv):
         csv = blend(workspace, chosen).file
     store, split = open_split(workspace)
