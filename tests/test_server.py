@@ -20,6 +20,7 @@ from kaggle_support import IDS, LABELS, SLUG, Port, Server, make_competition, wr
 
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.official_client import new_api
+from kaggle_hw4.rehearsal.faults import parse
 from kaggle_hw4.rehearsal.scoring import Answers, Rehearsal
 from kaggle_hw4.rehearsal.server import client_environment, export_lines, serve
 
@@ -328,3 +329,10 @@ def test_export_lines_set_what_is_needed_and_leave_home_alone() -> None:
     assert client_environment(8123).items() <= seen.items()
     assert seen["HOME"] == "/h"
     assert "HTTPS_PROXY" not in seen
+
+
+def test_a_fault_names_a_method_that_there_is() -> None:
+    assert (parse("cut").method, parse("stall@any").method, parse("stall@CreateSubmission*2").times) == ("GET", "*", 2)
+    for text, said in (("cut@Nonsense", "no method 'Nonsense'"), ("sulk", "no fault 'sulk'"), ("cut@*", "no fault")):
+        with pytest.raises(UsageError, match=said):
+            parse(text)

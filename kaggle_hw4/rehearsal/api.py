@@ -50,7 +50,7 @@ class Api:
             raise HTTPException(400, "the request is not JSON") from None
         if not isinstance(message, dict):
             raise HTTPException(400, "the request is not a JSON object")
-        method = _METHODS.get((request.path_params["service"], request.path_params["method"]))
+        method = METHODS.get((request.path_params["service"], request.path_params["method"]))
         if method is None:
             raise HTTPException(404, "Not found")
         asked_for = message.get("competitionName", self._rehearsal.slug)
@@ -144,7 +144,7 @@ class Api:
 
 
 _COMPETITIONS = "competitions.CompetitionApiService"
-_METHODS: dict[tuple[str, str], Callable[[Api, dict[str, Any], str], Any]] = {
+METHODS: dict[tuple[str, str], Callable[[Api, dict[str, Any], str], Any]] = {
     ("security.OAuthService", "IntrospectToken"): Api.introspect_token,
     ("users.AccountService", "GenerateAccessToken"): Api.generate_access_token,
     (_COMPETITIONS, "ListDataFiles"): Api.list_data_files,

@@ -16,6 +16,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kaggle_hw4.errors import UsageError
+from kaggle_hw4.rehearsal.api import METHODS
 
 Fault = Callable[[ASGIApp, Scope, Receive, Send], Awaitable[None]]
 ALWAYS = 1 << 30
@@ -256,8 +257,12 @@ def parse(text: str) -> Planned:
     found = re.fullmatch(r"([a-z-]+)(?:@(\w+))?(?:\*(\d+))?", text)
     if found is None or found[1] not in FAULTS:
         raise UsageError(f"no fault {text!r}", f"There are: {', '.join(FAULTS)}; as NAME, or NAME@METHOD*TIMES.")
-    planned = FAULTS[found[1]]
-    return replace(planned, method=found[2] or planned.method, times=int(found[3] or planned.times))
+    planned, methods = FAULTS[found[1]], ("GET", "PUT", *(method for _, method in METHODS))
+    if found[2] not in (None, "any", *methods):
+        raise UsageError(f"no method {found[2]!r}", f"There are: {', '.join(methods)}, and any.")
+    return replace(
+        planned, method="*" if found[2] == "any" else found[2] or planned.method, times=int(found[3] or planned.times)
+    )
 
 
 def listing() -> str:
