@@ -1,12 +1,13 @@
 """kaggle-hw4: a workbench for Kaggle's speaker identification competition `ml2023springhw4`.
 
-The ten names a user needs; each is what the command of the same purpose calls:
+The ten names of the main way; each function is what the command of the same purpose calls:
 
     get_data (`data`), train, blend (`ensemble`), send (`submit`), get_board (`board`), export, identify
     Workspace: where artefacts lie
     Variant, register: a recipe, and how it gets a name
 
-They are imported when they are asked for: `import kaggle_hw4` loads nothing heavy.
+They are imported when they are asked for: `import kaggle_hw4` loads nothing heavy. `check`, `diff`, `explain` and
+`predict` are in `kaggle_hw4.verbs`.
 """
 
 from importlib import import_module

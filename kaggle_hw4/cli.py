@@ -61,27 +61,28 @@ def _root(
         raise UsageError(f"--root {root}: {error}", "Name a folder.") from None
 
 
-_COMMANDS: list[Callable[..., None]] = [
-    data.data,
-    data.check,
-    data.folds,
-    training.variants,
-    training.train,
-    training.predict,
-    watching.watch,
-    scoring.ensemble,
-    scoring.submit,
-    scoring.board,
-    scoring.diff,
-    scoring.explain,
-    predictor.export,
-    predictor.identify,
-    report.report,
-    machine.doctor,
-]
-for command in _COMMANDS:
-    app.command(cls=scoring.WithAdd if command is scoring.ensemble else None)(command)
-app.add_typer(rehearsal_app, name="rehearsal")
+# With what stands in the list of commands, where there is room for some 40 characters.
+_COMMANDS: dict[Callable[..., None], str] = {
+    data.data: "Download, verify and pack the data.",
+    data.check: "Show what in the data will hurt.",
+    data.folds: "Make the split, once; show it.",
+    training.variants: "List variants with published scores.",
+    training.train: "Train variants on folds.",
+    training.predict: "Write trained models' logits again.",
+    watching.watch: "Show every job, live.",
+    scoring.ensemble: "Blend members into a submission.",
+    scoring.submit: "Send a submission at most once.",
+    scoring.board: "Show cross-validation and leaderboard.",
+    scoring.diff: "Show how two submissions differ.",
+    scoring.explain: "Show where a score comes from.",
+    predictor.export: "Write a predictor in one file.",
+    predictor.identify: "Name the speakers of WAV files.",
+    report.report: "Draw everything into one HTML file.",
+    machine.doctor: "Check versions, GPU and credentials.",
+}
+for command, short in _COMMANDS.items():
+    app.command(cls=scoring.WithAdd if command is scoring.ensemble else None, short_help=short)(command)
+app.add_typer(rehearsal_app, name="rehearsal", short_help="The embedded competition and its server.")
 
 
 def main() -> None:

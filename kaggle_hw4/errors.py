@@ -7,7 +7,10 @@ EXIT_CODES = (
 
 
 class HW4Error(Exception):
-    """A problem the user can mend: `cause` says what is wrong, `remedy` what to do about it."""
+    """A problem the user can mend. `cause` says what is wrong, `remedy` what to do about it.
+
+    The base of those below, whose exit codes are those of the commands.
+    """
 
     exit_code = 1
 
@@ -25,31 +28,31 @@ class HW4Error(Exception):
 
 
 class UsageError(HW4Error):
-    """The command line asks for something that does not exist or contradicts itself."""
+    """The command line asks for something that does not exist or contradicts itself. Exit code 2."""
 
     exit_code = 2
 
 
 class DataError(HW4Error):
-    """An input, an artefact or the workspace itself cannot be used."""
+    """An input, an artefact or the workspace itself cannot be used. Exit code 3."""
 
     exit_code = 3
 
 
 class RefusedError(HW4Error):
-    """Kaggle answered no: credentials, rules, quota, no such competition."""
+    """Kaggle answered no: credentials, rules, quota, no such competition. Exit code 4."""
 
     exit_code = 4
 
 
 class UnavailableError(HW4Error):
-    """Kaggle or the network could not be reached, or its answer made no sense."""
+    """Kaggle or the network could not be reached, or its answer made no sense. Exit code 5."""
 
     exit_code = 5
 
 
 class PendingError(HW4Error):
-    """Not finished when the time was up; the message names what to continue with."""
+    """Not finished when the time was up; the message names what to continue with. Exit code 6."""
 
     exit_code = 6
 

@@ -216,6 +216,7 @@ def resnet_wide() -> Variant:
 
 
 def entries() -> list[Entry]:
+    """All registered variants, those of a script's own included, in the order in which they were registered."""
     return list(_REGISTRY.values())
 
 

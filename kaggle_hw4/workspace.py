@@ -23,7 +23,7 @@ _DEEPEST = 20  # levels of nesting in JSON; what is deeper breaks those who comp
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder given by `--root`; nothing is created before something is written."""
+    """The folder given by ``--root``; nothing is created before something is written."""
 
     root: Path
 

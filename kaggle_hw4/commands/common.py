@@ -20,7 +20,9 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1 …")]
 Names = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[NAME …]", help="Members, variants or sets; default: all.", autocompletion=complete_members
+        metavar="[NAME …]",
+        help="Members, variants or sets; default: all members, which must be trained on every fold.",
+        autocompletion=complete_members,
     ),
 ]
 

@@ -18,12 +18,14 @@ def export(
         list[str] | None,
         typer.Argument(
             metavar="[NAME …]",
-            help="An ensemble, or members, variants or sets to blend; default: all.",
+            help="An ensemble, or members, variants or sets to blend; default: all members, which must be trained on "
+            "every fold.",
             autocompletion=complete_namings,
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="[default: predictor.safetensors in the workspace]")
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write. [default: predictor.safetensors in the workspace]"),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -43,7 +45,10 @@ def identify(
     ctx: typer.Context,
     files: Annotated[list[Path], typer.Argument(metavar="FILE.wav …", help="Recordings of one speaker each.")],
     model: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="[default: predictor.safetensors in the workspace]")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Predictor that `export` wrote. [default: predictor.safetensors in the workspace]"
+        ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many speakers to show, the most probable first.")] = 5,
     as_json: Json = False,

@@ -11,7 +11,9 @@ from kaggle_hw4.workspace import Workspace
 
 def report(
     ctx: typer.Context,
-    output: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: report.html in the workspace]")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File to write. [default: report.html in the workspace]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Draw everything that is here into one HTML file: scores, training, confusions, what the models hear."""

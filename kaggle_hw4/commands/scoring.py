@@ -53,7 +53,7 @@ def submit(
         str | None,
         typer.Argument(
             metavar="[NAME|FILE]",
-            help="In submissions/, or a file; default: the ensemble.",
+            help="In submissions/, or a file; default: the ensemble of all members.",
             autocompletion=complete_submissions,
         ),
     ] = None,

@@ -36,14 +36,22 @@ def train(
     ctx: typer.Context,
     fold: Annotated[str, typer.Option(help="Folds to hold out: all, or numbers as in 0,3.")] = "all",
     variant: Annotated[
-        list[str] | None, typer.Option(help="Variant or set; may be repeated.", autocompletion=complete_variants)
+        list[str] | None,
+        typer.Option(
+            help="Variant or set (default, best, wide); may be repeated. [default: the set default]",
+            autocompletion=complete_variants,
+        ),
     ] = None,
     seed: Annotated[
         list[int] | None, typer.Option(min=0, max=MAX_SEED, help="Seed; may be repeated. [default: 0]")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the variant's own.")] = None,
     budget: Annotated[
-        str | None, typer.Option(help="Time for all of it, as 50m or 2h: picks variants, seeds and steps.")
+        str | None,
+        typer.Option(
+            help="Time for all of it, as 50m or 2h: picks seeds and steps, and leaves out variants where it is short, "
+            "those named first before the others."
+        ),
     ] = None,
     refit: Annotated[
         bool, typer.Option("--refit", help="Train on all labels what is trained on every fold, for as many steps.")

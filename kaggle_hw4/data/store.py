@@ -61,7 +61,7 @@ class Store:
 
     @cached_property
     def frames(self) -> np.ndarray:
-        """All frames, mapped: (total frames, 40). Copy-on-write, which torch can share without a warning.
+        """All frames (total frames, 40), mapped into memory. Copy-on-write, which torch can share without a warning.
 
         Raises DataError when they are not those that were packed.
         """

@@ -17,7 +17,7 @@ rehearsal_app = typer.Typer(
 
 @rehearsal_app.command("make")
 def rehearsal_make(
-    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write it to.")],
     speakers: Annotated[int, typer.Option(help="Number of speakers.")] = 24,
     utterances: Annotated[int, typer.Option(help="Utterances per speaker; a quarter of them is the test set.")] = 20,
     seed: Annotated[int, typer.Option(help="Another seed, other voices.")] = 0,
@@ -34,7 +34,9 @@ def rehearsal_make(
 
 @rehearsal_app.command("serve")
 def rehearsal_serve(
-    folder: Annotated[Path | None, typer.Argument(metavar="DIR", show_default=False)] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", show_default=False, help="Folder that `rehearsal make` wrote.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     fault: Annotated[
         list[str] | None,

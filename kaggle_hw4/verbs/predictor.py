@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 def export(workspace: Workspace, names: Names = (), output: Path | str | None = None) -> "Predictor":
     """Write a predictor in one safetensors file, by default <workspace>/predictor.safetensors; gives it.
 
-    One name may be an ensemble in submissions/; members, variants or sets (default: all members) are blended first.
+    One name may be an ensemble in submissions/; members, variants or sets are blended first. Without `names` all
+    members of the workspace, as `blend` takes them.
     The predictor's logits are those of the ensemble: of every member with a weight all models, a refit among them.
 
     Raises:
         UsageError: an unknown member.
-        DataError: what an ensemble cannot be made from, or a member from elsewhere.
+        DataError: a member that lacks folds or comes from elsewhere, or what an ensemble cannot be made from.
     """
     from kaggle_hw4.ensemble.recorded import read_record
     from kaggle_hw4.ensemble.submission import has_record

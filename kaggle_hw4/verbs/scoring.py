@@ -22,8 +22,9 @@ def blend(
     weights: str = "",
     added: "Sequence[Added]" = (),
 ) -> "Ensemble":
-    """Blend members, variants or sets (default: all members) and write submissions/<name>.csv with its record.
+    """Blend members, variants or sets, and write submissions/<name>.csv with its record.
 
+    Without `names` all members of the workspace; one that is begun and lacks a fold is refused, not left out.
     `method` equal, greedy or convex; None takes equal weights unless another is better in a paired test. `weights`
     by hand as in `a=.5,b=.5`. `added` members from elsewhere: (name, file of out-of-fold logits (train utterances,
     speakers), file of test logits (test utterances, speakers)), .npy, rows in the order of the index. Accuracies are
