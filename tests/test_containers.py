@@ -1,0 +1,28 @@
+"""As in a container: a user who is only a number, or has no home that can be looked at."""
+
+import getpass
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from kaggle_hw4.jobs.work import prepare_torch
+
+
+@pytest.fixture
+def nameless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As `docker run --user 12345` has it."""
+
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    monkeypatch.setattr(getpass, "getuser", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def test_torch_has_a_cache_of_its_own_for_a_user_without_a_name(nameless: None, tmp_path: Path) -> None:
+    prepare_torch(torch.device("cpu"), deterministic=False)
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).parent.parent == tmp_path
