@@ -23,9 +23,13 @@ help:  ## list the targets
 
 install:  ## install into the active virtual environment, or else into .venv
 	@fingerprint=$$(cat $(INPUTS) | cksum; echo "$(CURDIR)"); \
-	if [ "$$(cat "$(STAMP)" 2>/dev/null)" = "$$fingerprint" ]; then exit 0; fi; \
+	if [ "$$(cat "$(STAMP)" 2>/dev/null)" = "$$fingerprint" ] && "$(BIN)/python" -c '' 2>/dev/null; then exit 0; fi; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: kaggle-hw4 needs Python 3.11 or newer; name one with PYTHON=python3.11")' && \
+	{ [ -n "$(VIRTUAL_ENV)" ] || [ -L "$(VENV)" ] || [ ! -e "$(VENV)/pyvenv.cfg" ] || \
+		{ grep -qsF "$(VENV)" "$(BIN)/activate" && "$(BIN)/python" -c '' 2>/dev/null; } || \
+		$(PYTHON) -m venv --clear "$(VENV)"; } && \
 	{ "$(BIN)/python" -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv "$(VENV)"; } && \
+	"$(BIN)/python" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: %s has Python %d.%d: rm -r it, or deactivate" % (sys.argv[1], *sys.version_info[:2]))' "$(VENV)" && \
 	echo "Installing into $(VENV) (PyTorch is large: some minutes) ..." && \
 	$(PIP) --only-binary :all: --require-hashes -r constraints.txt && $(PIP) --no-deps --no-build-isolation -e . && \
 	echo "$$fingerprint" > "$(STAMP)" && \
@@ -55,7 +59,8 @@ test-browser: install  ## the report in a real browser: Debian's Chromium, insta
 	@"$(BIN)/python" -m pytest tests/browser/report_seen.py
 
 test-client: install  ## the tests of the Kaggle side with the other version of its client
-	@[ -d "$(CLIENT_PATH)" ] || $(PIP) --target "$(CLIENT_PATH)" --no-deps --only-binary :all: --require-hashes -r constraints-client.txt
+	@[ -d "$(CLIENT_PATH)" ] || { rm -rf "$(CLIENT_PATH).part" && $(PIP) --target "$(CLIENT_PATH).part" --no-deps --only-binary :all: --require-hashes -r constraints-client.txt && \
+		mv "$(CLIENT_PATH).part" "$(CLIENT_PATH)"; }
 	@PYTHONPATH="$(CLIENT_PATH)" "$(BIN)/python" -c 'import sys; from importlib.metadata import version; \
 		print("kaggle", version("kaggle")); sys.exit(version("kaggle") != "$(CLIENT)")'
 	@PYTHONPATH="$(CLIENT_PATH)" "$(BIN)/python" -m pytest -m "not slow" $(CLIENT_TESTS)

@@ -1,6 +1,16 @@
-"""`python -m kaggle_hw4` is the same as the command `kaggle-hw4`."""
+"""The command `kaggle-hw4`, the same as `python -m kaggle_hw4`."""
 
-from kaggle_hw4.cli import main
+import sys
+
+
+def main() -> None:
+    """Run the program. Ctrl-C while it is still being loaded ends it as later on."""
+    try:
+        from kaggle_hw4 import cli
+    except KeyboardInterrupt:
+        sys.exit(130)
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

@@ -24,6 +24,7 @@ from kaggle_hw4.terminal import say
 from kaggle_hw4.workspace import read_json, storage_errors, write_json
 
 _CHUNK = 2**18  # bytes
+_LOOK_BYTES = 2**30  # between two looks at the room on the disk, where the length is not told
 _TRIES = 3  # in a row without a byte
 
 
@@ -148,6 +149,8 @@ def _write(answer: Any, part: Path, start: int, expected: Expected, progress: Pr
             file.write(piece)
             file.flush()  # what has arrived survives a kill
             done += len(piece)
+            if not total and done % _LOOK_BYTES < len(piece):  # it may never end
+                archive_file.check_space(part.parent, _LOOK_BYTES)
             progress(done, total)
 
 

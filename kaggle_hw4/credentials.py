@@ -7,6 +7,7 @@ took nor that a file was broken, and a token that has expired hides a good key.
 import base64
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,25 +32,28 @@ class Credential:
         return f"{self.kind} from {self.source}"
 
 
+Found = tuple[Credential, tuple[object, ...]]  # with what it consists of
+
+
 def config_dir() -> Path:
     """The folder of `kaggle.json`, by the client's own rule."""
     if moved := os.environ.get("KAGGLE_CONFIG_DIR"):
         return Path(moved)
-    home = Path("~/.kaggle").expanduser()
-    if not sys.platform.startswith("linux") or home.exists():
+    home = _at("~/.kaggle")
+    if not sys.platform.startswith("linux") or os.path.exists(home):
         return home
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser()) / "kaggle"
+    return Path(os.environ.get("XDG_CONFIG_HOME") or _at("~/.config")) / "kaggle"
 
 
 def find_credential() -> Credential:
     """The credential that the client will use.
 
     Raises:
-        RefusedError: there is none; names a broken `kaggle.json`, or every place looked at.
+        RefusedError: there is none; names a broken `kaggle.json`, or every place looked at. Or it cannot be one.
     """
-    credential = _token() or _key() or _oauth()
-    if credential:
-        return credential
+    if found := _token() or _key() or _oauth():
+        _check_characters(*found)
+        return found[0]
     problem = kaggle_json_problem()
     if problem:
         raise RefusedError(problem, f"Download a new one from {_SETTINGS}, or set KAGGLE_API_TOKEN.")
@@ -64,6 +68,15 @@ def find_credential() -> Credential:
         f"no Kaggle credentials found; looked at {', '.join(places)}",
         f"Make a token at {_SETTINGS} and set it with: export KAGGLE_API_TOKEN=…",
     )
+
+
+def _check_characters(credential: Credential, texts: tuple[object, ...]) -> None:
+    """Raises RefusedError for what no request can carry: the client's own words for it blame nobody."""
+    if not all(isinstance(text, str) and re.fullmatch(r"[!-~]+", text) for text in texts):
+        raise RefusedError(
+            f"the {credential} holds a character that no {credential.kind} has (a line end?)",
+            f"Copy it again, without line ends and spaces, from {_SETTINGS}",
+        )
 
 
 def kaggle_json_problem() -> str:
@@ -91,22 +104,27 @@ def redacted(text: str) -> str:
 
 def _secrets() -> set[str]:
     stored = _read_object(config_dir() / "kaggle.json") or {}
-    oauth = _read_object(Path("~/.kaggle/credentials.json").expanduser()) or {}
+    oauth = _read_object(_at("~/.kaggle/credentials.json")) or {}
     user, key = (os.environ.get(f"KAGGLE_{name.upper()}") or stored.get(name) for name in ("username", "key"))
     basic = base64.b64encode(f"{user}:{key}".encode()).decode()
     found = [os.environ.get("KAGGLE_KEY"), stored.get("key"), basic, os.environ.get("KAGGLE_API_TOKEN")]
     found += [oauth.get(name) for name in ("refresh_token", "access_token")]
     files = [os.environ.get("KAGGLE_API_TOKEN"), os.environ.get("KAGGLE_API_V1_TOKEN"), *_TOKEN_FILES]
-    found += [_text_of(Path(name).expanduser()) for name in files if name]
+    found += [_text_of(_at(name)) for name in files if name]
     return {secret for secret in found if isinstance(secret, str) and len(secret) >= _SHORTEST_SECRET}
 
 
-def _token() -> Credential | None:
+def _at(path: str) -> Path:
+    """`path` with the user's home for `~`, where there is one; unlike `Path.expanduser` it raises nothing."""
+    return Path(os.path.expanduser(path))
+
+
+def _token() -> Found | None:
     # A hosted notebook of Kaggle's own brings a token in a file.
     if os.environ.get("KAGGLE_KERNEL_RUN_TYPE") and os.environ.get("KAGGLE_DATA_PROXY_URL"):
         path = os.environ.get("KAGGLE_API_V1_TOKEN", "")
-        if path and _text_of(Path(path)):
-            return Credential("token", "KAGGLE_API_V1_TOKEN", "unset KAGGLE_API_V1_TOKEN")
+        if path and (text := _text_of(Path(path))):
+            return Credential("token", "KAGGLE_API_V1_TOKEN", "unset KAGGLE_API_V1_TOKEN"), (text,)
     if value := os.environ.get("KAGGLE_API_TOKEN"):
         # It may name a file instead; one without a token in it sends the client to the key.
         try:
@@ -116,19 +134,19 @@ def _token() -> Credential | None:
                 f"KAGGLE_API_TOKEN, of {len(value)} characters, cannot be looked up as a file, which the client does",
                 "Put it into the file ~/.kaggle/access_token, and: unset KAGGLE_API_TOKEN",
             ) from None
-        if not exists or _text_of(Path(value)):
-            return Credential("token", "KAGGLE_API_TOKEN", "unset KAGGLE_API_TOKEN")
+        if text := _text_of(Path(value)) if exists else value:
+            return Credential("token", "KAGGLE_API_TOKEN", "unset KAGGLE_API_TOKEN"), (text,)
         return None
     for path in _TOKEN_FILES:
-        if _text_of(Path(path).expanduser()):
-            return Credential("token", path, f"rm {path}")
+        if text := _text_of(_at(path)):
+            return Credential("token", path, f"rm {path}"), (text,)
     return None
 
 
-def _key() -> Credential | None:
+def _key() -> Found | None:
     path = config_dir() / "kaggle.json"
     stored = _read_object(path) or {}
-    sources = []
+    sources, values = [], []
     for variable, name in (("KAGGLE_USERNAME", "username"), ("KAGGLE_KEY", "key")):
         if os.environ.get(variable):
             sources.append(variable)
@@ -136,16 +154,16 @@ def _key() -> Credential | None:
             sources.append(str(path))
         else:
             return None
+        values.append(os.environ.get(variable) or stored.get(name))
     source = " and ".join(dict.fromkeys(sources))
-    if source == str(path):
-        return Credential("key", source, f"rm {path}")
-    return Credential("key", source, "unset KAGGLE_USERNAME KAGGLE_KEY")
+    removal = f"rm {path}" if source == str(path) else "unset KAGGLE_USERNAME KAGGLE_KEY"
+    return Credential("key", source, removal), tuple(values)
 
 
-def _oauth() -> Credential | None:
-    path = Path("~/.kaggle/credentials.json").expanduser()
+def _oauth() -> Found | None:
+    path = _at("~/.kaggle/credentials.json")
     if (_read_object(path) or {}).get("refresh_token"):
-        return Credential("OAuth", "~/.kaggle/credentials.json", "kaggle auth login --force")
+        return Credential("OAuth", "~/.kaggle/credentials.json", "kaggle auth login --force"), ()
     return None
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from kaggle_hw4.competition import Competition
 from kaggle_hw4.credentials import Credential, redacted
-from kaggle_hw4.errors import HW4Error, RefusedError, UnavailableError
+from kaggle_hw4.errors import HW4Error, RefusedError, UnavailableError, UsageError
 
 T = TypeVar("T")
 
@@ -21,6 +21,7 @@ _ANSWER_SECONDS = 15.0  # for a call and its whole answer
 # How long a command bears with a server that stalls, refuses or fails, from the first failure after the
 # last success: with one pause between looks at a score (10 s), a command ends within a minute.
 _PATIENCE_SECONDS = 45.0
+_PROXIES = "Look at HTTPS_PROXY, HTTP_PROXY and ALL_PROXY: HTTPS_PROXY=http://HOST:PORT, or unset them."
 _LATER = "Check the connection and run the same command again; what is done is kept."
 
 
@@ -48,7 +49,7 @@ class Calls:
         `heals`: whether success means that the server works again.
 
         Raises:
-            RefusedError, UnavailableError: with the client's exception as its cause. Errors of this
+            RefusedError, UnavailableError, UsageError: with the client's exception as its cause. Errors of this
                 project and of the disk pass through.
         """
         attempt = 1
@@ -122,6 +123,11 @@ class Calls:
                 ),
                 None,
             )
+        if isinstance(error, requests.exceptions.InvalidProxyURL):
+            return Failure(UsageError("the proxy that the environment names has no valid address", _PROXIES), None)
+        if isinstance(error, requests.exceptions.InvalidSchema) and "SOCKS" in str(error):
+            remedy = "Run: pip install pysocks, or unset ALL_PROXY (all_proxy, HTTPS_PROXY)."
+            return Failure(UnavailableError("the proxy is a SOCKS proxy, for which a package is missing", remedy), None)
         if isinstance(error, requests.exceptions.ConnectionError | requests.exceptions.ChunkedEncodingError):
             return Failure(UnavailableError("Kaggle cannot be reached, or broke the connection off", _LATER), 0.0)
         if isinstance(error, OSError) and not isinstance(error, requests.exceptions.RequestException):
@@ -170,6 +176,12 @@ def check_no_page(response: Any) -> None:
     """Raises UnavailableError when `response` is an HTML page, which Kaggle's API and file store never send."""
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise _senseless().error
+
+
+def check_no_redirect(response: Any) -> None:
+    """Raises UnavailableError when `response` sends elsewhere, as an upload is never sent."""
+    if 300 <= response.status_code < 400:
+        raise _senseless(response.status_code).error
 
 
 def _senseless(status: int = 200) -> Failure:

@@ -166,8 +166,9 @@ class KaggleClient:
         def put(started: Any) -> str:
             # The client's own way to do this waits for ever, and tells of a failure by returning normally.
             with official_client.new_session() as session:
-                answer = session.put(started.create_url, data=content)
+                answer = session.put(started.create_url, data=content, allow_redirects=False)
                 answer.raise_for_status()
+                kaggle_calls.check_no_redirect(answer)
                 kaggle_calls.check_no_page(answer)
             return str(started.token)
 

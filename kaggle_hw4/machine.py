@@ -1,8 +1,10 @@
 """What this machine offers, and what its other processes are at."""
 
 import ctypes
+import getpass
 import os
 import platform
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +12,20 @@ from pathlib import Path
 def usable_cores() -> int:
     """Cores that this process may use, at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def temporary_folder() -> Path:
+    """For what this user keeps on this machine; it may not be there yet."""
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # in a container a number may have no name
+    return Path(tempfile.gettempdir()) / f"kaggle-hw4-{user}"
+
+
+def name_torchs_cache() -> None:
+    """Give torch a folder for its cache where the user has no name, which torch would call it by."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(temporary_folder() / "torch"))
 
 
 def give_back_memory() -> None:

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from kaggle_hw4.credentials import config_dir
+from kaggle_hw4.errors import UsageError
 
 # Seconds for a connection, and for each piece of an answer. `kaggle_calls` limits whole calls.
 CONNECT_SECONDS, READ_SECONDS = 10.0, 15.0
@@ -23,7 +24,12 @@ def new_api() -> Any:
     """The client's API object, set up by the environment as it is now; not signed in yet.
 
     Its attribute `read_seconds` is the time-out of the clients that it builds from then on.
+    Raises UsageError for an environment of Kaggle's that there is not.
     """
+    name = os.environ.get("KAGGLE_API_ENVIRONMENT", "PROD")
+    if name not in ("PROD", "LOCALHOST", "ADMIN", "STAGING", "QA", "TEST"):  # the client may take it for PROD
+        said = f"KAGGLE_API_ENVIRONMENT={name}: Kaggle's client knows no such environment"
+        raise UsageError(said, "Run: unset KAGGLE_API_ENVIRONMENT")
     return _api_class()()
 
 

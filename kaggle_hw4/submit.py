@@ -271,8 +271,9 @@ def _refresh(client: KaggleClient, ledger: Ledger, row: Row) -> Row:
         return row
     try:
         found = client.submission(row.ref)
-    except UnavailableError as error:
-        raise UnavailableError(f"{error.cause}; submission {row.ref} is made and recorded", _RERUN) from error
+    except (UnavailableError, RefusedError) as error:
+        remedy = _RERUN if isinstance(error, UnavailableError) else f"{error.remedy}\n  {_RERUN}"
+        raise type(error)(f"{error.cause}; submission {row.ref} is made and recorded", remedy) from error
     if found is not None:
         row = _record(ledger, row, found)
     if row.state == "error":

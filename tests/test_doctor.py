@@ -88,6 +88,18 @@ def test_what_kaggle_says(
     assert [finding.name for finding in findings if not finding.ok and finding.name != "disk"] == [name]
 
 
+def test_a_setting_that_leads_nowhere_is_one_finding(
+    kaggle: Server, told: list[Any], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "PRODUCTION")
+    findings = examine(SLUG, workspace)
+    assert named(findings, "Kaggle").remedy == "Run: unset KAGGLE_API_ENVIRONMENT"
+    monkeypatch.setenv("KAGGLE_KEY", "0123456789abcdef\n")
+    findings = examine(SLUG, workspace)
+    assert "(a line end?)" in named(findings, "credentials").value
+    assert [finding.name for finding in findings if not finding.ok and finding.name != "disk"] == ["credentials"]
+
+
 def test_a_clock_that_is_a_day_behind(kaggle: Server, told: list[Any], workspace: Workspace) -> None:
     kaggle.rehearse("clock")
     assert named(examine(SLUG, workspace), "clock").value == "24 h 0 min behind Kaggle's"

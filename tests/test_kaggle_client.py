@@ -4,14 +4,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from kaggle_support import LABELS, SLUG, Server, write_csv
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kaggle_hw4 import archive_file, kaggle_client
+from kaggle_hw4 import archive_download, archive_file, kaggle_client
 from kaggle_hw4.credentials import find_credential, kaggle_json_problem
-from kaggle_hw4.errors import DataError, HW4Error, RefusedError, UnavailableError
+from kaggle_hw4.errors import DataError, HW4Error, RefusedError, UnavailableError, UsageError
 from kaggle_hw4.kaggle_client import KaggleClient, Limits, MaybeSentError
 from kaggle_hw4.rehearsal.faults import answer, body, cut_after, json_answer, stall
 
@@ -82,6 +83,53 @@ def test_a_broken_kaggle_json_is_named(
     with pytest.raises(RefusedError) as caught:
         find_credential()
     assert caught.value.cause == kaggle_json_problem() == f"{tmp_path / 'kaggle.json'}: {problem}"
+
+
+def test_what_no_token_holds_is_refused_before_it_is_sent(kaggle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("KGAT_0123\n", "KGAT 0123", "KGAT_0123\N{NO-BREAK SPACE}"):
+        with monkeypatch.context() as patch:
+            patch.setenv("KAGGLE_API_TOKEN", value)
+            with pytest.raises(RefusedError, match="the token from KAGGLE_API_TOKEN holds a character that no token"):
+                find_credential()
+    (kaggle_folder / "kaggle.json").write_text('{"username": "u", "key": "k\\n"}')
+    with pytest.raises(RefusedError, match=r"the key from .*kaggle\.json holds a character that no key"):
+        find_credential()
+    (kaggle_folder / "access_token").write_text("KGAT_0123\n")  # the client strips files
+    assert str(find_credential()) == "token from ~/.kaggle/access_token"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind", "text"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9", UnavailableError, "pip install pysocks, or unset ALL_PROXY"),
+        ("HTTP_PROXY", "http://:9", UsageError, "HTTP_PROXY"),
+        ("KAGGLE_API_ENVIRONMENT", "PRODUCTION", UsageError, "unset KAGGLE_API_ENVIRONMENT"),
+    ],
+)
+def test_settings_that_lead_nowhere_are_named(
+    kaggle: Server, monkeypatch: pytest.MonkeyPatch, name: str, value: str, kind: type[HW4Error], text: str
+) -> None:
+    if name.endswith("_PROXY"):
+        monkeypatch.delenv("HTTP_PROXY")
+        monkeypatch.delenv("http_proxy")
+    monkeypatch.setitem(sys.modules, "socks", None)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(kind) as caught:
+        KaggleClient(SLUG).check_access()
+    assert text in str(caught.value)
+    assert kaggle.requests == []
+
+
+def test_an_upload_that_is_sent_elsewhere_is_told_at_once(kaggle: Server, tmp_path: Path) -> None:
+    async def elsewhere(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 307, "headers": [(b"location", b"http://localhost/x")]}
+        await send(start)
+        await send({"type": "http.response.body", "body": b""})
+
+    kaggle.disturb("PUT", elsewhere)
+    with pytest.raises(UnavailableError, match=r"unexpected answer from the server \(307\)"):
+        KaggleClient(SLUG).upload("s.csv", b"x")
+    assert kaggle.requests.count("PUT") == 1
 
 
 def test_a_stale_token_is_named_with_its_source(kaggle: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,6 +311,18 @@ def test_a_server_that_tells_nothing_of_the_file(kaggle: Server, tmp_path: Path)
     path = KaggleClient(SLUG).download_archive(tmp_path, lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == archive_of(kaggle)
     assert seen[-1] == (len(archive_of(kaggle)), 0)
+
+
+def test_a_body_without_end_stops_before_the_disk_is_full(
+    kaggle: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kaggle.disturb("GET", body(without=(b"content-length",)))
+    monkeypatch.setattr(archive_download, "_LOOK_BYTES", 2**20)
+    free = iter([2**30, 2**19])
+    monkeypatch.setattr(archive_file.shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(free)))
+    with pytest.raises(DataError, match="GiB are free"):
+        KaggleClient(SLUG).download_archive(tmp_path, no_progress)
+    assert (tmp_path / f"{SLUG}.zip.part").stat().st_size < len(archive_of(kaggle))
 
 
 @pytest.mark.parametrize("without", [(), (b"x-goog-hash",)], ids=["hash", "no hash"])

@@ -70,6 +70,8 @@ def test_ray_makes_the_same_as_local_and_keeps_to_this_machine(
         monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody is there
     for name in LOOPBACK_ONLY:
         monkeypatch.delenv(name)  # the command sees to that
+    (root / "home").mkdir()
+    monkeypatch.setenv("HOME", str(root / "home"))
     process = start(root, "--engine", "ray", "--workers", "1")
     until(lambda: under_way(root), 300)
     rays = descendants(process.pid)
@@ -85,6 +87,7 @@ def test_ray_makes_the_same_as_local_and_keeps_to_this_machine(
     assert "sample-s0 fold 1: accuracy" in stderr
     assert artefacts(root) == undisturbed
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in rays))
+    assert not (root / "home" / ".ray").exists()  # a token there has `ray start` ask all others for it
 
 
 class Direct:
@@ -302,16 +305,39 @@ def test_an_address_where_nobody_answers_ends_it(root: Path) -> None:
 
 @needs_ray
 def test_what_is_no_ray_cluster_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kaggle_hw4.jobs import ray_engine
+    from kaggle_hw4.jobs import ray_cluster
 
-    monkeypatch.setattr(ray_engine, "_JOIN_SECONDS", 2.0)
+    monkeypatch.setattr(ray_cluster, "_JOIN_SECONDS", 2.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         with pytest.raises(UnavailableError, match="no Ray cluster answered at"):
-            ray_engine._check(f"127.0.0.1:{silent.getsockname()[1]}")
+            ray_cluster._check(f"127.0.0.1:{silent.getsockname()[1]}")
+        refused = "print('RPC error: InvalidAuthToken', file=sys.stderr); sys.exit(1)"
+        monkeypatch.setattr(ray_cluster, "_JOINING", f"import sys; {refused}")
+        with pytest.raises(UnavailableError, match="RAY_AUTH_MODE=token"):
+            ray_cluster._check(f"127.0.0.1:{silent.getsockname()[1]}")
     with pytest.raises(UsageError, match="no address 'here'"):
-        ray_engine._check("here")
+        ray_cluster._check("here")
+
+
+@needs_ray
+def test_a_head_that_is_gone_ends_it_and_one_that_comes_back_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kaggle_hw4.jobs import ray_cluster
+
+    monkeypatch.setattr(ray_cluster, "_HEAD_PAUSE", 0.0)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        context = SimpleNamespace(gcs_address=address)
+        head = ray_cluster.Head(SimpleNamespace(get_runtime_context=lambda: context))
+        head.check()
+        listener.listen()
+        monkeypatch.setattr(ray_cluster, "_HEAD_SECONDS", 0.0)
+        head.check()
+    with pytest.raises(UnavailableError, match=f"{address}, is gone(.|\\n)*Run the same command again"):
+        head.check()
+    assert head.gone
 
 
 @needs_ray
@@ -319,7 +345,7 @@ def test_the_environment_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> N
     """What trains in a notebook talks to Kaggle afterwards, maybe through a proxy."""
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     before = os.environ.copy()
-    from kaggle_hw4.jobs.ray_engine import connected
+    from kaggle_hw4.jobs.ray_cluster import connected
 
     with pytest.raises(UsageError, match="no address"), connected("nowhere", 1):
         pass

@@ -167,6 +167,11 @@ def test_the_import_prints_nothing_writes_nothing_and_asks_nobody(tmp_path: Path
         "socket.create_connection(('192.0.2.1', 80), 1)",
         "socket.getaddrinfo('api.kaggle.com', 443)",
         "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('192.0.2.1', 53))",
+        "socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendmsg([b'x'], [], 0, ('192.0.2.1', 53))",
+        "socket.gethostbyname('api.kaggle.com')",
+        "socket.gethostbyname_ex('api.kaggle.com')",
+        "socket.gethostbyaddr('192.0.2.1')",
+        "socket.getnameinfo(('192.0.2.1', 80), 0)",
     ],
 )
 def test_no_test_can_leave_the_machine(attempt: str) -> None:

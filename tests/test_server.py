@@ -281,6 +281,11 @@ def test_a_port_that_cannot_be_had(competition_folder: Path) -> None:
         serve(competition_folder, 70000)
 
 
+def test_a_folder_is_served_once_at_a_time(competition_folder: Path) -> None:
+    with served(competition_folder), pytest.raises(UsageError, match="another process serves it"):
+        serve(competition_folder)
+
+
 @contextmanager
 def served(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     code = (

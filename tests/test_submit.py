@@ -219,6 +219,13 @@ def test_pending_then_picked_up(kaggle: Server, workspace: Workspace, csv_path: 
     assert kaggle.requests.count("CreateSubmission") == 1
 
 
+def test_refused_while_waiting_says_that_it_is_made(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
+    kaggle.disturb("GetSubmission", json_answer(401, b'{"code": 401, "message": "Unauthenticated"}'))
+    with pytest.raises(RefusedError, match=r"\(401\); submission \d+ is made and recorded(.|\n)*settings/api"):
+        send(workspace, csv_path)
+    assert row_of(workspace).state == "sent"
+
+
 def test_kaggles_verdict_is_shown_and_remembered(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
     """A file that passes here but not there: the server knows other ids."""
     kaggle.rehearsal.answers = replace(kaggle.rehearsal.answers, public={"other.pt": "id00001"})

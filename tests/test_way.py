@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kaggle_hw4.errors import DataError
 from kaggle_hw4.rehearsal import demo
 from kaggle_hw4.rehearsal.server import client_environment
 
@@ -58,6 +59,20 @@ def test_the_demo_goes_the_whole_way(
     assert len(json.loads((root / "kaggle" / "server.json").read_text())) == 1
 
 
+def test_a_demo_that_cannot_be_is_one_message(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert demo.main(tmp_path / "file") == 3
+    kaggle = tmp_path / "demo" / "kaggle"
+    kaggle.mkdir(parents=True)
+    for name in ("ml2023springhw4.zip", "second.zip", "labels.csv"):
+        (kaggle / name).touch()
+    with pytest.raises(DataError, match="2 zip files"):
+        demo._start_server(kaggle)
+    err = capfd.readouterr().err
+    assert f"error: {tmp_path / 'file'}" in err
+    assert "Traceback" not in err
+
+
 def test_serve_tells_what_to_export_and_the_commands_work_with_it(tmp_path: Path) -> None:
     kaggle, root = tmp_path / "kaggle", tmp_path / "root"
     made = hw4(root, "rehearsal", "make", str(kaggle), "--speakers", "3", "--utterances", "8")
@@ -82,12 +97,17 @@ def test_serve_tells_what_to_export_and_the_commands_work_with_it(tmp_path: Path
             server.terminate()
 
 
-def test_ctrl_c_lets_the_running_command_end_by_itself(tmp_path: Path) -> None:
-    """`subprocess.run` would kill it a quarter of a second later, in the midst of its checkpoints."""
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_running_command_end_by_itself(tmp_path: Path, kill: signal.Signals) -> None:
+    """`subprocess.run` would kill it a quarter of a second later, in the midst of its checkpoints.
+
+    SIGTERM is sent to the demo alone.
+    """
     slow = (
         "import os, signal, sys, time\n"
         "def stop(*_):\n    time.sleep(1)\n    os.write(1, b'written\\n')\n    os._exit(130)\n"
-        "signal.signal(signal.SIGINT, stop)\nprint('ready', flush=True)\ntime.sleep(60)\n"
+        "signal.signal(signal.SIGINT, stop)\nsignal.signal(signal.SIGTERM, stop)\n"
+        "print('ready', flush=True)\ntime.sleep(60)\n"
     )
     (tmp_path / "kaggle_hw4.py").write_text(slow)  # in the place of the command
     run = "from kaggle_hw4.rehearsal.demo import _run; os.chdir(sys.argv[1]); sys.exit(_run('train', {}))"
@@ -100,6 +120,6 @@ def test_ctrl_c_lets_the_running_command_end_by_itself(tmp_path: Path) -> None:
     )
     assert process.stdout
     assert [process.stdout.readline() for _ in range(2)] == ["$ kaggle-hw4 train\n", "ready\n"]
-    os.killpg(process.pid, signal.SIGINT)
+    (os.killpg if kill == signal.SIGINT else os.kill)(process.pid, kill)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "written\n", "")

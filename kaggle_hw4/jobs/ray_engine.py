@@ -1,13 +1,7 @@
-"""Run jobs on a Ray cluster, each group as a task. Only this and `ray_node` import Ray, and only if asked for."""
+"""Run jobs on a Ray cluster, each group as a task. Ray is imported by the `ray_` modules only, if asked for."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
@@ -16,20 +10,18 @@ import torch
 
 from kaggle_hw4 import __version__
 from kaggle_hw4.data.store import Store
-from kaggle_hw4.errors import HW4Error, UnavailableError, UsageError, first_line
+from kaggle_hw4.errors import HW4Error, UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.engine import LOOK_SECONDS, STOP_SECONDS, Answer, Lost, silence
 from kaggle_hw4.jobs.plan import Costs, known_once
+from kaggle_hw4.jobs.ray_cluster import Head, cluster_errors, connected, reason_of
 from kaggle_hw4.jobs.work import WORKER_ENVIRONMENT, Options
-from kaggle_hw4.machine import usable_cores
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, claim, identity, run_of
 from kaggle_hw4.training.stopping import Stopped, locked
 from kaggle_hw4.workspace import Workspace
 
-_REACH_SECONDS = 5.0  # for the first answer of a host
-_JOIN_SECONDS = 90.0  # to be let into a cluster
-_AGAIN = "Run the same command again: it goes on from the checkpoints."
+_WITHOUT_HEAD = 5.0  # of `STOP_SECONDS`: without its head Ray soon ends all processes
 
 
 class RayEngine:
@@ -63,6 +55,10 @@ class RayEngine:
     def _ray(self) -> Any:
         """The module, connected."""
         return self._surroundings.enter_context(connected(self._address, self._wanted_workers))
+
+    @cached_property
+    def _head(self) -> Head:
+        return Head(self._ray)
 
     @cached_property
     def device(self) -> torch.device:
@@ -118,7 +114,7 @@ class RayEngine:
         def measured(variant: Variant) -> Any:
             from kaggle_hw4.jobs.ray_node import measure_on_node
 
-            with _cluster_errors():
+            with cluster_errors():
                 task = self._remote(measure_on_node)
                 answer = wait(task.remote(self._mailbox, self._source, variant, jobs_of_a_variant, self._sharing))
             if isinstance(answer, Exception):
@@ -151,7 +147,7 @@ class RayEngine:
                 for folder in folders
                 for path in files_in(folder)
             }
-            with _cluster_errors():
+            with cluster_errors():
                 name = uuid4().hex
                 self._ray.get(self._mailbox.admit.remote(name))
                 arguments = (name, self._mailbox, self._source, todo, self._ray.put(files), seconds)
@@ -164,7 +160,8 @@ class RayEngine:
         if not self._tasks:
             time.sleep(0 if answers else LOOK_SECONDS)
             return answers
-        with _cluster_errors():
+        self._head.check()
+        with cluster_errors():
             of = {task.answer: number for number, task in self._tasks.items()}
             ready, _ = self._ray.wait(list(of), num_returns=len(of), timeout=LOOK_SECONDS)
             self._signs = self._ray.get(self._mailbox.heard.remote())
@@ -173,7 +170,7 @@ class RayEngine:
                 try:
                     answers.append((of[answer], self._ray.get(answer)))
                 except self._ray.exceptions.RayError as error:
-                    reason = silence() if task.hung else f"its Ray worker was lost ({_reason(error)})"
+                    reason = silence() if task.hung else f"its Ray worker was lost ({reason_of(error)})"
                     answers.append((of[answer], Lost(reason)))
                 self._ray.get(self._mailbox.dismiss.remote(task.name))
                 task.locks.close()
@@ -186,7 +183,7 @@ class RayEngine:
     def give_up(self, number: int) -> None:
         task = self._tasks[number]
         task.hung = True
-        with _cluster_errors():
+        with cluster_errors():
             self._ray.get(self._mailbox.dismiss.remote(task.name))
             self._ray.cancel(task.answer, force=True)
 
@@ -195,10 +192,12 @@ class RayEngine:
         if ray is None:
             return
         tasks, self._tasks = list(self._tasks.values()), {}
+        head = self.__dict__.get("_head")
+        seconds = _WITHOUT_HEAD if head and head.gone else STOP_SECONDS
         with suppress(ray.exceptions.RayError):
             if tasks:
                 ray.get(self._mailbox.stop.remote())
-                ray.wait([task.answer for task in tasks], num_returns=len(tasks), timeout=STOP_SECONDS)
+                ray.wait([task.answer for task in tasks], num_returns=len(tasks), timeout=seconds)
         for task in tasks:
             task.locks.close()
         ray.shutdown()
@@ -211,84 +210,3 @@ class _Task:
     def __init__(self, name: str, answer: Any, locks: ExitStack) -> None:
         self.name, self.answer, self.locks = name, answer, locks
         self.hung = False
-
-
-@contextmanager
-def connected(address: str | None, workers: int | None) -> Iterator[Any]:
-    """The module `ray`, connected to the cluster at `address`, or to a new one with room for `workers`.
-
-    The environment is as before afterwards.
-
-    Raises:
-        UsageError: Ray is not installed, or that is no address.
-        UnavailableError: there is no cluster at the address, or none can be started.
-    """
-    before = os.environ.copy()
-    try:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # a note about GPUs that we do not depend on
-        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-            del os.environ[name]  # Ray talks to its own nodes only
-        if address is None:
-            # The documented switch to a cluster of one node, whose servers then all listen on 127.0.0.1 only.
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-            os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as the local engine's workers; Ray's are nice by 15
-        yield _initialised(address, workers)
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-def _initialised(address: str | None, workers: int | None) -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise UsageError("--engine ray needs Ray, which is not installed", "pip install 'kaggle-hw4[ray]'") from None
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        quiet |= {"num_cpus": max(usable_cores(), workers or 1), "include_dashboard": False}
-    else:
-        _check(address)
-    try:
-        ray.init(address=address or "local", **quiet)
-    except Exception as error:  # plain ones, among others
-        ray.shutdown()
-        raise UnavailableError(f"Ray did not start: {_reason(error)}", "Run the same command again.") from error
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own prints a stack
-    return ray
-
-
-def _check(address: str) -> None:
-    """Raises UnavailableError when there is no cluster: left to itself Ray tries for minutes, then ends the process."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise UsageError(f"no address {address!r}", "Write it as `ray start` tells it: HOST:PORT, as in 10.0.0.1:6379.")
-    remedy = "Start it with `ray start` on every node, this one too (see docs/ray.md), or leave --address out."
-    joining = "import ray, sys; ray.init(address=sys.argv[1], logging_level='ERROR', log_to_driver=False)"
-    try:
-        socket.create_connection((host, int(port)), _REACH_SECONDS).close()
-        # In a process of its own, which can be ended.
-        command = [sys.executable, "-c", joining, address]
-        subprocess.run(command, capture_output=True, text=True, timeout=_JOIN_SECONDS, check=True)
-    except subprocess.TimeoutExpired:
-        raise UnavailableError(f"no Ray cluster answered at {address} in {_JOIN_SECONDS:.0f} s", remedy) from None
-    except subprocess.CalledProcessError as error:
-        last = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise UnavailableError(f"the Ray cluster at {address} cannot be joined: {last}", remedy) from None
-    except OSError as error:
-        raise UnavailableError(f"nothing answers at {address}: {error}", remedy) from None
-
-
-@contextmanager
-def _cluster_errors() -> Iterator[None]:
-    """Raises UnavailableError for what Ray raises when it lost more than a worker."""
-    from ray.exceptions import RayError
-
-    try:
-        yield
-    except RayError as error:
-        raise UnavailableError(f"the Ray cluster failed: {_reason(error)}", _AGAIN) from error
-
-
-def _reason(error: Exception) -> str:
-    return first_line(getattr(error, "cause", None) or error)  # what a task raised, without Ray's own traceback

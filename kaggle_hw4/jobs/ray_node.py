@@ -4,10 +4,8 @@ A node works in a folder of its own. At most a second after a log, checkpoint or
 file goes to the mailbox, which writes it into the workspace; what is lost with a node is what came after that.
 """
 
-import getpass
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +23,7 @@ from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.calibrate import Cost, measure
 from kaggle_hw4.jobs.work import Options, answer_of, monotonic_end, prepare_torch, work
+from kaggle_hw4.machine import temporary_folder
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job, run_of
 from kaggle_hw4.workspace import Workspace, alive, atomic_path
@@ -148,8 +147,7 @@ def store_here(source: Source, mailbox: Any) -> Store:
 
 def _node_folder() -> Path:
     """For what this user's tasks keep on this machine."""
-    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # in a container a number may have no name
-    folder = Path(tempfile.gettempdir()) / f"kaggle-hw4-{user}"
+    folder = temporary_folder()
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 

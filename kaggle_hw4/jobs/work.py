@@ -13,6 +13,7 @@ import torch
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, HW4Error, first_line
 from kaggle_hw4.folds import Folds
+from kaggle_hw4.machine import name_torchs_cache
 from kaggle_hw4.runs import Job
 from kaggle_hw4.training.session import do_jobs, part_of
 from kaggle_hw4.training.stopping import Stopped
@@ -45,6 +46,7 @@ def prepare_torch(device: torch.device, deterministic: bool) -> None:
 
     What has no deterministic form warns and is done as it is.
     """
+    name_torchs_cache()
     if device.type == "cpu":
         torch.set_num_threads(1)
         return

@@ -2,15 +2,19 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
 import time
+from functools import cache
 from pathlib import Path
 from queue import Queue
 
+from kaggle_hw4.errors import HW4Error
 from kaggle_hw4.rehearsal.server import client_environment, serve
-from kaggle_hw4.terminal import duration
+from kaggle_hw4.terminal import duration, say
+from kaggle_hw4.workspace import storage_errors
 
 # Sized for four minutes on two cores. The real thing: 600 speakers, 5 folds, 70,000 steps.
 SPEAKERS, UTTERANCES, FOLDS, STEPS = 20, 16, 3, 90
@@ -18,6 +22,15 @@ SPEAKERS, UTTERANCES, FOLDS, STEPS = 20, 16, 3, 90
 
 def main(folder: Path = Path("demo")) -> int:
     """Run the demo in `folder`; gives the exit code of the first command that fails, else 0."""
+    try:
+        with storage_errors(folder):
+            return _demo(folder)
+    except HW4Error as error:
+        say(f"error: {error}")
+        return error.exit_code
+
+
+def _demo(folder: Path) -> int:
     began = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     kaggle, home = folder / "kaggle", folder / "home"
@@ -60,11 +73,22 @@ def main(folder: Path = Path("demo")) -> int:
     return 0
 
 
+@cache
 def _start_server(folder: Path) -> int:
     """Serve `folder` until this process ends; gives the port."""
-    ready: Queue[int] = Queue()
-    threading.Thread(target=serve, args=(folder,), kwargs={"on_ready": ready.put}, daemon=True).start()
-    return ready.get(timeout=60)
+    ready: Queue[int | Exception] = Queue()
+
+    def work() -> None:
+        try:
+            serve(folder, on_ready=ready.put)
+        except Exception as error:
+            ready.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    port = ready.get(timeout=60)
+    if isinstance(port, Exception):
+        raise port
+    return port
 
 
 def _tell(text: str) -> None:
@@ -74,11 +98,15 @@ def _tell(text: str) -> None:
 def _run(command: str, environment: dict[str, str]) -> int:
     print(f"$ kaggle-hw4 {command}", flush=True)
     process = subprocess.Popen([sys.executable, "-m", "kaggle_hw4", *shlex.split(command)], env=environment)
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # the command was interrupted as well, and ends when its checkpoints are written
-            continue
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:  # the command was interrupted as well, and ends when its checkpoints are written
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import uvicorn
+from filelock import FileLock, Timeout
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -114,9 +115,24 @@ def serve(
 
     Raises:
         DataError: archive or answers are missing or malformed.
-        UsageError: the port cannot be had.
+        UsageError: the port cannot be had, or another process serves the folder.
     """
-    app = Disturbed(build_app(Rehearsal(folder)), list(faults), on_fault)
+    rehearsal = Rehearsal(folder)
+    try:
+        with FileLock(folder / ".server.lock", timeout=0):  # two would lose each other's submissions
+            _serve(rehearsal, port, faults, on_ready, on_fault)
+    except Timeout:
+        raise UsageError(f"{folder}: another process serves it", "Use that one, or end it with Ctrl-C.") from None
+
+
+def _serve(
+    rehearsal: Rehearsal,
+    port: int,
+    faults: Sequence[Planned],
+    on_ready: Callable[[int], None] | None,
+    on_fault: Callable[[str, str], None],
+) -> None:
+    app = Disturbed(build_app(rehearsal), list(faults), on_fault)
     listener = listen(port)
     if on_ready:
         on_ready(listener.getsockname()[1])

@@ -19,11 +19,13 @@ def _is_local(host: Any) -> bool:
 
 
 def _stay_on_this_machine(event: str, arguments: tuple[Any, ...]) -> None:
-    if event in ("socket.connect", "socket.sendto"):
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         address = arguments[1]
         host = address[0] if isinstance(address, tuple) else None  # a Unix socket has a path
-    elif event == "socket.getaddrinfo":
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
         host = arguments[0]
+    elif event == "socket.getnameinfo":
+        host = arguments[0][0]
     else:
         return
     if not _is_local(host):
