@@ -13,6 +13,7 @@ from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace, check_fields, content_hash, parse_json, read_json, write_json
 
 REFIT = -1  # as a fold: none is held out
+LARGEST_LOGIT = 1e15  # the squares of larger ones leave single precision
 
 
 @dataclass(frozen=True)
