@@ -12,7 +12,11 @@ COSINE_HEADS = ("am-softmax", "aam-softmax")
 HEADS = ("linear", "two-layer", *COSINE_HEADS)
 RESNET_STRIDE = 8  # frames of the input per frame that it pools
 
-_SIZES = ("layers", "heads", "d_model", "feedforward", "kernel", "attention_size", "sub_centres", "crop", "batch")
+_OR_NONE = ("embedding", "final_crop")  # 0: none
+_SIZES = (
+    *("layers", "heads", "d_model", "feedforward", "kernel", "attention_size", "sub_centres"),
+    *("crop", "also_crops", "batch", *_OR_NONE),
+)
 _LARGEST = 1 << 16
 _KINDS: dict[Any, Any] = {bool: bool, str: str, float: int | float}
 
@@ -76,14 +80,14 @@ class Variant:
     mel_mask: int = 0  # longest of two masked bands, in mels
     equaliser: float = 0.0  # standard deviation of a random filter, in dB
     gain: float = 0.0  # the most that a crop becomes louder or softer, in dB
-    noise: float = 0.0  # share of the crops with noise, 5 to 30 dB below
+    noise: float = 0.0  # share of the crops with noise, mostly 2 to 28 dB below
     mixup: float = 0.0  # α of the shares of two utterances in a mixture of their powers, Beta(α, α)
     time_warp: float = 0.0  # the most that a moment of the crop is moved, as a share of its length
     mel_warp: float = 0.0  # the most that all mels are shifted, as a share of their number
 
     # The optimiser.
     lr: float = 1e-3
-    warmup: int = 1000
+    warmup: int = 1000  # steps, fewer than `steps`
     steps: int = 70_000
     clip: float = 1.0  # largest norm of the gradient
     weight_decay: float = 0.01
@@ -99,7 +103,10 @@ class Variant:
     test_crops: int = 0  # of the longest length in training, evenly spread, averaged with the whole utterance
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "also_crops", tuple(self.also_crops))  # a list, when read from JSON
+        try:
+            object.__setattr__(self, "also_crops", tuple(self.also_crops))  # a list, when read from JSON
+        except TypeError as error:
+            raise UsageError(f"also_crops {self.also_crops!r}"[:200], "One length is written (250,).") from error
         self._check_kinds()
         self._check_architecture()
         self._check_loss()
@@ -108,16 +115,23 @@ class Variant:
     def _check_kinds(self) -> None:
         for spec in fields(self):  # a file from elsewhere may have anything there
             kind = _KINDS.get(spec.type, int)
-            for value in self.also_crops if spec.name == "also_crops" else (getattr(self, spec.name),):
+            for value in self._values(spec.name):
                 number = isinstance(value, int | float) and kind is not bool
                 if not isinstance(value, kind) or (number and (isinstance(value, bool) or not abs(value) < 1e100)):
                     raise UsageError(f"{spec.name} {value!r}"[:200], "It is of another kind, or no such number.")
+                if spec.type is float:
+                    object.__setattr__(self, spec.name, float(value))  # 3 is 3.0, also in the hash of the recipe
         for size in _SIZES:
-            if not 1 <= getattr(self, size) <= _LARGEST:
-                raise UsageError(f"{size} {getattr(self, size)}", f"Choose it from 1 to {_LARGEST:,}.")
+            least = 0 if size in _OR_NONE else 1
+            for value in self._values(size):
+                if not least <= value <= _LARGEST:
+                    raise UsageError(f"{size} {value}", f"Choose it from {least} to {_LARGEST:,}.")
         for field, kinds in (("backbone", BACKBONES), ("pooling", POOLINGS), ("head", HEADS)):
             if getattr(self, field) not in kinds:
                 raise UsageError(f"no {field} {getattr(self, field)!r}", f"There are: {', '.join(kinds)}.")
+
+    def _values(self, field: str) -> tuple[Any, ...]:
+        return self.also_crops if field == "also_crops" else (getattr(self, field),)
 
     def _check_architecture(self) -> None:
         attends = self.backbone in ("transformer", "conformer")
@@ -133,6 +147,8 @@ class Variant:
             )
         if self.backbone == "ecapa" and self.d_model % 8:
             raise UsageError(f"ecapa cannot split d_model {self.d_model} in 8 parts", "Choose a multiple of 8.")
+        if self.backbone == "resnet" and self.d_model % 2:
+            raise UsageError(f"resnet with d_model {self.d_model}", "Choose an even number: its stem has half as many.")
         if self.subsampling not in (1, 2, 4) or (self.subsampling > 1 and not attends):
             raise UsageError(
                 f"subsampling {self.subsampling} of {self.backbone}",
@@ -154,6 +170,10 @@ class Variant:
             )
         if self.head not in COSINE_HEADS and self.final_margin:
             raise UsageError(f"final_margin {self.final_margin} with a {self.head} head", "Leave it at 0.")
+        if self.head not in COSINE_HEADS and self.scale != Variant.scale:
+            raise UsageError(f"scale {self.scale} with a {self.head} head", f"Leave it at {Variant.scale}.")
+        if self.margin_ramp and not self.margin:
+            raise UsageError(f"margin_ramp {self.margin_ramp} without a margin", "Leave it at 0, or choose a margin.")
         margins = (self.margin, self.final_margin)
         if not all(0 <= margin < 1 for margin in margins) or self.scale <= 0 or self.sub_centres < 1:
             raise UsageError(
@@ -169,8 +189,17 @@ class Variant:
                 f"subsampling by {self.stride} is longer than a crop of {shortest} frames",
                 "Choose longer crops, or less subsampling.",
             )
+        if self.backbone in ("conformer", "ecapa") and self.batch * -(-shortest // self.stride) < 2:
+            raise UsageError(
+                f"a batch of 1 crop of {shortest} frames, with subsampling by {self.stride}, is a single frame",
+                "Batch normalisation needs two: choose a larger batch, or longer crops.",
+            )
         if min(self.steps, self.lr, self.clip) <= 0:
             raise UsageError(f"steps {self.steps}, lr {self.lr}, clip {self.clip}", "Choose all above 0.")
+        if self.warmup >= self.steps > 1:  # a single step is at its full rate
+            raise UsageError(
+                f"warmup {self.warmup} of {self.steps} steps", "Choose a warmup below steps: a tenth of them, say."
+            )
         if bool(self.final_share) != bool(self.final_crop):
             raise UsageError(
                 f"final_share {self.final_share} with final_crop {self.final_crop}",
@@ -189,14 +218,19 @@ class Variant:
             raise UsageError(f"time_warp {self.time_warp} is too large", "Choose it in [0, 0.25).")
         if not 0 <= self.noise <= 1:
             raise UsageError(f"noise {self.noise} is no share", "Choose it in [0, 1].")
-        if not 0 <= self.mel_mask < N_MELS // 2 or not 0 <= 2 * self.time_mask < min(self.crop_lengths):
+        if not 0 <= self.mel_mask < N_MELS // 2 or not 0 <= 2 * self.time_mask < shortest:
             raise UsageError(
                 f"two masks of up to {self.time_mask} frames and {self.mel_mask} mels hide a whole crop",
-                f"Choose less than half of {min(self.crop_lengths)} frames and of {N_MELS} mels.",
+                f"Choose less than half of {shortest} frames and of {N_MELS} mels.",
             )
-        for field in ("equaliser", "gain", "mixup", "test_crops", "embedding", "warmup", "weight_decay"):
+        for field in ("equaliser", "gain", "mixup", "test_crops", "warmup", "weight_decay"):
             if getattr(self, field) < 0:
                 raise UsageError(f"{field} {getattr(self, field)} is below 0", "0 leaves it off.")
+        if self.mean_norm and not self.mixup and (self.gain or (self.equaliser and not self.noise)):
+            raise UsageError(
+                f"mean_norm takes out what gain {self.gain} and equaliser {self.equaliser} do",
+                "Leave mean_norm off, or both at 0.",
+            )
         for field in ("mixup", "embedding"):
             if getattr(self, field) and self.batch < 2:
                 raise UsageError(f"{field} in a batch of {self.batch}", "Choose a batch of at least 2.")

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from kaggle_hw4.data.store import Store
-from kaggle_hw4.errors import DataError, HW4Error, UsageError
+from kaggle_hw4.errors import DataError, HW4Error, UsageError, first_line
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace, check_fields, content_hash, parse_json, read_json, write_json
 
 REFIT = -1  # as a fold: none is held out
+LARGEST_LOGIT = 1e15  # the squares of larger ones leave single precision
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def job_of(run: "Run") -> Job:
     record = run.read_record()
     try:
         return _job(record)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{run.record} is not a record of a run: {error}", run.train_again) from error
+    except (TypeError, ValueError, UsageError) as error:  # the last where its recipe is one that is refused
+        raise DataError(f"{run.record} is not a record of a run: {first_line(error)}", run.train_again) from error
 
 
 def _job(record: Any) -> Job:

@@ -199,7 +199,7 @@ def resnet() -> Variant:
 
 @register("ecapa-wide")
 def ecapa_wide() -> Variant:
-    """as ecapa, 512 features as published"""
+    """as ecapa, the published widths: 512 features"""
     return replace(ecapa(), d_model=512, feedforward=1536, attention_size=128, embedding=192)
 
 

@@ -260,6 +260,6 @@ def test_only_for_gpus_that_the_compiler_knows_compiling_is_planned(
 
 
 def test_the_steps_of_a_variant_asked_for_are_its_recipe() -> None:
-    own = replace(variant("sample"), steps=40)
+    own = replace(variant("sample"), steps=40, warmup=20)
     assert with_steps(own, 40) == own
     assert with_steps(own, 30).warmup == 3

@@ -27,7 +27,7 @@ from kaggle_hw4.data.store import open_store
 from kaggle_hw4.data.tables import read_tables
 from kaggle_hw4.ensemble.members import added_member, load_member
 from kaggle_hw4.ensemble.recorded import read_record
-from kaggle_hw4.errors import DataError, HW4Error
+from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import load_folds
 from kaggle_hw4.kaggle_calls import _answered
 from kaggle_hw4.ledger import Ledger, Row
@@ -265,7 +265,7 @@ def test_a_split_of_other_things_is_refused_at_once(tmp_path: Path, change: dict
 def test_a_recipe_of_other_things_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     recipe = variant("sample").recipe() | change
     write_json(tmp_path / "run.json", {"variant": "sample", "recipe": recipe, "seed": 0, "fold": 0})
-    with pytest.raises(HW4Error, match=next(iter(change))):
+    with pytest.raises(DataError, match=next(iter(change))):
         job_of(Run(tmp_path))
 
 

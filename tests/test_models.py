@@ -227,6 +227,13 @@ def test_batch_norm_takes_the_statistics_of_real_frames() -> None:
     torch.testing.assert_close(ours.running_var, stock.running_var)
 
 
+def test_batch_norm_of_a_single_frame_leaves_finite_statistics() -> None:
+    ours = FrameBatchNorm(7)
+    y = ours(torch.randn(1, 2, 7), torch.tensor([[True, False]]))
+    assert y.isfinite().all()
+    assert ours.running_var.isfinite().all()
+
+
 @pytest.mark.parametrize("backbone", ["transformer", "conformer"])
 def test_gradients_are_those_of_the_stock_layers(backbone: str) -> None:
     """In training mode, on a batch of full rows: the same loss, gradients and batch statistics."""

@@ -152,8 +152,9 @@ def test_crops_at_test_time_are_averaged_with_the_whole(session: Session) -> Non
     assert run.oof.read_bytes() != plain.oof.read_bytes()
 
 
-def test_predicting_again_gives_the_same_logits(session: Session) -> None:
-    job = Job("conformer-full", small("conformer-full"), seed=0, fold=0)
+@pytest.mark.parametrize("changes", [{}, {"d_model": 8, "heads": 8}])  # attention of one feature each
+def test_predicting_again_gives_the_same_logits(session: Session, changes: dict[str, int]) -> None:
+    job = Job("conformer-full", small("conformer-full", **changes), seed=0, fold=0)
     run = session.do(job)
     before = run.oof.read_bytes(), run.test.read_bytes(), run.result.read_text()
     predict_again(session.workspace, job, session.store, session.folds, CPU)
@@ -341,9 +342,48 @@ def test_a_log_cut_by_a_kill_is_continued(session: Session) -> None:
     assert [line["step"] for line in run.log_lines() if "accuracy" in line] == [2, 4, 7, 9]
 
 
+@pytest.mark.parametrize("calls", [3, 4, 7])
+def test_a_validation_that_was_stopped_is_made_up_for(session: Session, calls: int) -> None:
+    """The looks are those after a step, and at every batch of the validations at steps 2, 4, 7 and 9."""
+    job = Job("sample", replace(small("sample"), batch=60), seed=0, fold=0)
+    undisturbed = copy_of(session, "undisturbed").do(job)
+    for stop in (calls, 1, 2):  # also while it is made up for
+        with pytest.raises(Stopped):
+            session.do(job, after(stop))
+    run = session.do(job)
+    validated = [[line for line in r.log_lines() if "accuracy" in line] for r in (run, undisturbed)]
+    assert validated[0] == validated[1]
+    assert run.weights.read_bytes() == undisturbed.weights.read_bytes()
+
+
 def test_a_loss_that_is_not_finite_stops_the_job(session: Session) -> None:
     with pytest.raises(DataError, match=r"the loss is nan at step \d+ \(learning rate"):
         session.do(Job("sample", small("sample", lr=1e30, clip=1e30), seed=0, fold=0))
+
+
+def test_models_without_finite_logits_are_no_results(session: Session) -> None:
+    """Its loss was finite to the last step."""
+    jobs = [Job("sample", small("sample", lr=1e38, steps=1), seed=0, fold=fold) for fold in (0, 1)]
+    failures = session.do_together(jobs)
+    assert list(failures) == jobs
+    assert "the logits of sample-s0 fold 0 hold NaN, infinity" in failures[jobs[0]].cause
+    assert "lower learning rate" in failures[jobs[0]].remedy
+    for run in (run_of(session.workspace, job) for job in jobs):
+        assert not run.finished
+        assert not run.oof.exists()
+        assert "the logits of" in run.log_lines()[-1]["failure"]
+
+
+def test_predicting_again_without_finite_logits_does_not_advise_itself(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job("sample", small("sample"), seed=0, fold=0)
+    before = (run := session.do(job)).oof.read_bytes()
+    monkeypatch.setattr("kaggle_hw4.training.artefacts.predict", lambda *args, **options: np.full((8, 4), np.nan))
+    with pytest.raises(DataError, match="the logits of sample-s0 fold 0") as error:
+        predict_again(session.workspace, job, session.store, session.folds, CPU)
+    assert "predict" not in str(error.value)
+    assert run.oof.read_bytes() == before
 
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:

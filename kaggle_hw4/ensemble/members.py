@@ -11,12 +11,21 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.recipe import Variant
-from kaggle_hw4.runs import REFIT, Run, check_identity, check_place, finishing_command, identity, job_of, run_at
+from kaggle_hw4.runs import (
+    LARGEST_LOGIT,
+    REFIT,
+    Run,
+    check_identity,
+    check_place,
+    finishing_command,
+    identity,
+    job_of,
+    run_at,
+)
 from kaggle_hw4.variants import SETS
 from kaggle_hw4.workspace import Workspace, check_fields, content_hash, file_hash
 
 _CHECKED_AT_ONCE = 4096  # rows
-_LARGEST = 1e15  # of a logit: the squares of larger ones leave single precision
 _LONGEST_HEADER = 1 << 16  # bytes, in a .npy file
 
 
@@ -193,9 +202,9 @@ def _checked(path: Path, expected_hash: str | None, ids: list[str], speakers: in
         raise DataError(f"{path} holds {found}, not {(len(ids), speakers)} logits in floating point", remedy)
     for start in range(0, len(ids), _CHECKED_AT_ONCE):
         largest = np.abs(logits[start : start + _CHECKED_AT_ONCE]).max(1)
-        usable = largest.astype(np.float64) <= _LARGEST  # in float16 the limit would be infinity
+        usable = largest.astype(np.float64) <= LARGEST_LOGIT  # in float16 the limit would be infinity
         if not usable.all():
             first = start + int(np.flatnonzero(~usable)[0])
-            kinds = f"NaN, infinity or more than {_LARGEST:.0e}"
+            kinds = f"NaN, infinity or more than {LARGEST_LOGIT:.0e}"
             raise DataError(f"{path} holds {kinds}, first in row {first} ({ids[first]})", remedy)
     return logits

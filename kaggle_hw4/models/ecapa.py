@@ -1,5 +1,9 @@
 """ECAPA-TDNN (Desplanques et al. 2020): dilated convolutions over time, in parts of the features one after the other,
-with squeeze-excitation, and the outputs of all blocks side by side. Everything is (batch, time, features)."""
+with squeeze-excitation, and the outputs of all blocks side by side. Everything is (batch, time, features).
+
+A block takes the output of the one before it; in the paper (section 3.3) the sum of those of the first convolution and
+of all blocks before it.
+"""
 
 import torch
 import torch.nn.functional as F

@@ -96,9 +96,10 @@ def normalised(x: Tensor, dims: tuple[int, ...], mask: Tensor | None, norm: nn.B
         n = real.sum() * (count // mask.numel())
         centred = wide - (mean := (wide * real).sum(dims, keepdim=True) / n)
         var = (centred.square() * real).sum(dims, keepdim=True) / n
+    others = n.sub(1).clamp(min=1) if isinstance(n, Tensor) else max(n - 1, 1)  # a single frame has a variance of 0
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)
-        for running, now in ((norm.running_mean, mean), (norm.running_var, var * (n / (n - 1)))):
+        for running, now in ((norm.running_mean, mean), (norm.running_var, var * (n / others))):
             running.mul_(1 - momentum).add_(now.flatten(), alpha=momentum)
     gain = (var + norm.eps).rsqrt() * norm.weight.view_as(mean)
     return torch.addcmul(norm.bias.view_as(mean), centred, gain).to(x.dtype)

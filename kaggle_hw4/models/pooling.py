@@ -45,7 +45,10 @@ class AttentionPooling(nn.Module):
 
 
 class MultiHeadPooling(nn.Module):
-    """Each head weighs the frames of its own part of the features (India et al. 2019)."""
+    """Each head weighs the frames of its own part of the features, as in India et al. 2019.
+
+    There its own part gives the weights too; here one network on all features gives those of every head.
+    """
 
     def __init__(self, d: int, hidden: int, heads: int) -> None:
         super().__init__()

@@ -20,9 +20,15 @@ from kaggle_hw4.inference import accuracy, log_loss, predict, predict_crops
 from kaggle_hw4.machine import processor
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.recipe import Variant
-from kaggle_hw4.runs import Job, Run, check_identity, identity, run_of
+from kaggle_hw4.runs import LARGEST_LOGIT, Job, Run, check_identity, identity, run_of
 from kaggle_hw4.training.stopping import locked
 from kaggle_hw4.workspace import Workspace, atomic_path, file_hash, write_json
+
+GENTLER = "Another --seed may do better; a variant with a lower learning rate will."
+
+
+class UnusableModel(DataError):
+    """A model whose logits are no finite numbers, or too large for an ensemble."""
 
 
 def write_logits(
@@ -37,11 +43,17 @@ def write_logits(
     """Write `oof.npy`, `test.npy` and then `result.json` (`training` is part of it): the run is finished.
 
     A refit, which holds out nothing, has no `oof.npy`, and null for what is measured on it.
+
+    Raises:
+        UnusableModel: the logits are no finite numbers; nothing is finished.
     """
     v, store, held_out = job.variant, frames.store, folds.validation_rows(job.fold)
 
     def logits(rows: np.ndarray) -> np.ndarray:
-        return predict(model, frames, rows, tick, crops=v.test_crops, crop=v.longest_crop)
+        found = predict(model, frames, rows, tick, crops=v.test_crops, crop=v.longest_crop)
+        if not (np.abs(found) <= LARGEST_LOGIT).all():
+            raise UnusableModel(f"the logits of {job} hold NaN, infinity or more than {LARGEST_LOGIT:.0e}", GENTLER)
+        return found
 
     measured: dict[str, Any] = {"accuracy": None, "log_loss": None, "crop_accuracy": None, "utterances": 0}
     if not job.refit:
@@ -64,7 +76,8 @@ def predict_again(workspace: Workspace, job: Job, store: Store, folds: Folds, de
     """Write the logits of a finished job anew from its weights.
 
     Raises:
-        DataError: the job is not finished, was made from something else, or its weights are damaged.
+        DataError: the job is not finished, was made from something else, its weights are damaged, or its logits no
+            finite numbers.
     """
     run = run_of(workspace, job)
     if not run.finished:
@@ -119,7 +132,7 @@ def trained_model(workspace: Workspace, job: Job, store: Store, folds: Folds) ->
         raise
     except Exception as error:  # safetensors has errors of its own, and so has a wrong shape
         raise DataError(f"{run.weights} cannot be read: {error}", again) from error
-    return model
+    return model.requires_grad_(False)  # as at the end of its training: with gradients the logits are rounded otherwise
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:

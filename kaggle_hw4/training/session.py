@@ -13,9 +13,9 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, HW4Error, PendingError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.inference import accuracy, predict
-from kaggle_hw4.runs import Job, claim, identity, run_of
+from kaggle_hw4.runs import Job, Run, claim, identity, run_of
 from kaggle_hw4.terminal import say
-from kaggle_hw4.training.artefacts import hardware, write_logits
+from kaggle_hw4.training.artefacts import GENTLER, UnusableModel, hardware, write_logits
 from kaggle_hw4.training.logs import forget_failure, forget_peak, gpu_memory, log_failure, log_from
 from kaggle_hw4.training.schedules import validation_steps
 from kaggle_hw4.training.stopping import Stopped, locked, stopping
@@ -48,8 +48,8 @@ def do_jobs(
 
     Finished ones are left alone. Two processes never do the same job: the second waits, and finds
     it done. A training that has not come to its end at `until` (`time.monotonic`) ends there. `logs` are
-    those wanted besides `log.jsonl` (see `check_logs`). Returns the jobs that are not done: their loss is
-    no longer finite, and the others go on without them; or `until` came before a tenth of their steps (PendingError).
+    those wanted besides `log.jsonl` (see `check_logs`). Returns the jobs that are not done: their loss or logits are
+    not finite, and the others go on without them; or `until` came before a tenth of their steps (PendingError).
 
     Raises:
         Stopped: `should_stop()` became true.
@@ -120,6 +120,10 @@ def _steps(states: list[State]) -> int:
     return sum(int(state["step"]) for state in states)
 
 
+def _validated(run: Run, step: int) -> bool:
+    return any(line["step"] == step and "accuracy" in line for line in run.log_lines())
+
+
 def part_of(until: float | None, mine: float, others: float) -> float | None:
     """When (`time.monotonic`) the first of several parts has to end, if the others are done after it until `until`."""
     if until is None:
@@ -176,9 +180,8 @@ class _Training:
             except PendingError as error:
                 return failures | dict.fromkeys(self.jobs, error)
             except Diverged as error:
-                advice = "Another --seed may do better; a variant with a lower learning rate will."
                 for m in error.models:
-                    failures[self.jobs[m]] = DataError(str(error), advice)
+                    failures[self.jobs[m]] = DataError(str(error), GENTLER)
                     log_failure(self.runs[m], error)
                 healthy = [m for m in range(len(self.jobs)) if m not in error.models]
             # Out of the except, whose traceback holds the trainer: the GPU need not hold two.
@@ -187,8 +190,12 @@ class _Training:
             del self.trainer
             if healthy:
                 self.trainer = self._trainer(states)
-        for m in range(len(self.jobs)):
-            self._finish(m)
+        for m, job in enumerate(self.jobs):
+            try:
+                self._finish(m)
+            except UnusableModel as error:
+                failures[job] = error
+                log_failure(self.runs[m], error)
         return failures
 
     def _fit(self, until: float | None) -> None:
@@ -207,6 +214,8 @@ class _Training:
             def validate() -> None:
                 tick = stopping(self.should_stop)
                 for m, job in enumerate(self.jobs):
+                    if _validated(self.runs[m], trainer.step):
+                        continue  # before a stop
                     held_out = self.folds.validation_rows(job.fold)
                     try:
                         logits = predict(trainer.averaged(m), self.frames, held_out, tick)
@@ -216,11 +225,16 @@ class _Training:
                     logs[m]({"step": trainer.step, "accuracy": round(share, 5)})
 
             held_out = max(int(self.store.lengths[self.folds.validation_rows(job.fold)].sum()) for job in self.jobs)
+            looks = validation_steps(trainer.variant, held_out)
+            if trainer.step in looks:  # a stop may have come during the validation
+                validate()
+                if self.should_stop():
+                    raise Stopped(", ".join(map(str, self.jobs)))
             if not trainer.fit(
                 save=self._save,
                 log=log,
                 validate=validate,
-                validate_after=validation_steps(trainer.variant, held_out),
+                validate_after=looks,
                 should_stop=self.should_stop,
                 until=until,
             ):
