@@ -261,7 +261,7 @@ class Variant:
 
     @property
     def architecture(self) -> str:
-        """The model in words, for messages: backbone, pooling, head, and what else differs from the defaults."""
+        """The model in words for messages, as backbone, pooling, head, and what else differs from the defaults."""
         defaults = {field.name: field.default for field in fields(self)}
         others = [name for name in _SHAPE if getattr(self, name) != defaults[name]]
         shape = "".join(f", {name} {getattr(self, name)}" for name in others)
