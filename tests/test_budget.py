@@ -127,9 +127,11 @@ def test_the_same_request_goes_on_with_what_was_allotted(data: tuple[Store, Fold
     assert remember(workspace, {"budget": "1h"}, less) == hour
     assert recall(workspace, {"budget": "1h"}) == hour
     (path,) = [p for p in workspace.runs.glob("budget-*.json") if read_json(p, "")["request"] == {"budget": "1h"}]
-    write_json(path, {"request": {"budget": "1h"}, "chosen": {"a": {"b": 1}}, "seeds": []})
-    with pytest.raises(DataError, match=rf"{path.name} is damaged"):
-        recall(workspace, {"budget": "1h"})
+    refused = variant("sample").recipe() | {"warmup": 1_000_000}
+    for recipe in ({"b": 1}, refused):
+        write_json(path, {"request": {"budget": "1h"}, "chosen": {"a": recipe}, "seeds": []})
+        with pytest.raises(DataError, match=rf"{path.name} is damaged"):
+            recall(workspace, {"budget": "1h"})
 
 
 def test_a_plan_that_cannot_be_recorded_says_where(data: tuple[Store, Folds], tmp_path: Path) -> None:

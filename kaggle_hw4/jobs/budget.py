@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from kaggle_hw4.data.store import Store
-from kaggle_hw4.errors import DataError, UsageError
+from kaggle_hw4.errors import DataError, UsageError, first_line
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.plan import Costs, Plan, PlannedJob, timed
 from kaggle_hw4.recipe import Variant
@@ -122,8 +122,8 @@ def recall(workspace: Workspace, request: dict[str, object]) -> Allotment | None
     record = read_json(path, again)
     try:
         return Allotment({name: Variant(**recipe) for name, recipe in record["chosen"].items()}, record["seeds"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is damaged: {error}", again) from error
+    except (KeyError, TypeError, AttributeError, UsageError) as error:  # the last of a recipe that is refused
+        raise DataError(f"{path} is damaged: {first_line(error)}", again) from error
 
 
 def remember(workspace: Workspace, request: dict[str, object], made: Allotment) -> Allotment:
