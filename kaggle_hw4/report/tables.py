@@ -108,7 +108,7 @@ def submission_table(material: Material) -> Table:
     columns = [
         Column("submission"),
         Column("CV", _share),
-        Column("± (95 %)", "{:.4f}".format),
+        Column("± points", lambda value: f"{100 * value:.2f}"),
         Column("public", _score),
         Column("private", _score),
         Column("expected from", "{:.4f}".format),
@@ -123,7 +123,10 @@ def submission_table(material: Material) -> Table:
         f"Rank correlation of CV and {kind} score over {found.submissions} submissions: {found.rho:+.2f}."
         for kind, found in board.correlations.items()
     ]
-    caption = "Expected: 95 % of public scores should lie there; z: standard deviations from the middle."
+    caption = (
+        "±: half the 95 % interval. Expected: 95 % of public scores should lie there; z: standard deviations from the "
+        "middle."
+    )
     return Table("submissions", "Submissions", " ".join([caption, *notes]), columns, rows, 3)
 
 
