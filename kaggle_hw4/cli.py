@@ -52,7 +52,10 @@ app = typer.Typer(
 def _root(
     ctx: typer.Context,
     root: Annotated[
-        Path, typer.Option(envvar="KAGGLE_HW4_ROOT", help="The workspace: data/, folds/, runs/, submissions/.")
+        Path,
+        typer.Option(
+            metavar="DIR", envvar="KAGGLE_HW4_ROOT", help="The workspace: data/, folds/, runs/, submissions/."
+        ),
     ] = Path(),
 ) -> None:
     try:

@@ -16,7 +16,7 @@ from kaggle_hw4.errors import DataError
 
 MAX_SEED = 2**32 - 1  # scikit-learn's and numpy's
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1 …")]
+Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:1 …")]
 Names = Annotated[
     list[str] | None,
     typer.Argument(

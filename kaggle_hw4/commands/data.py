@@ -17,16 +17,24 @@ def data(
         Path | None,
         typer.Option(
             "--from",
+            metavar="PATH",
             help="Take this folder, .zip, .tar(.gz), or archive in parts (any of them), instead of downloading.",
         ),
     ] = None,
     slug: Annotated[
         str | None,
-        typer.Option("--competition", help=f"Slug or address. [default: that of the data here, or {DEFAULT_SLUG}]"),
+        typer.Option(
+            "--competition",
+            metavar="SLUG",
+            help=f"Slug or address. [default: that of the data here, or {DEFAULT_SLUG}]",
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="float16 or float32: how frames are stored. [default: that of the data here, or float16]"),
+        typer.Option(
+            metavar="DTYPE",
+            help="float16 or float32: how frames are stored. [default: that of the data here, or float16]",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -63,8 +71,10 @@ def check(ctx: typer.Context, as_json: Json = False) -> None:
 
 def folds(
     ctx: typer.Context,
-    k: Annotated[int | None, typer.Option(min=2, help="Number of folds. [default: 5]")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Seed of the split. [default: 0]")] = None,
+    k: Annotated[int | None, typer.Option(metavar="K", min=2, help="Number of folds. [default: 5]")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", min=0, max=MAX_SEED, help="Seed of the split. [default: 0]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make the speaker-stratified split, once; show it when it is there."""

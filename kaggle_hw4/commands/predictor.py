@@ -50,7 +50,9 @@ def identify(
             metavar="FILE", help="Predictor that `export` wrote. [default: predictor.safetensors in the workspace]"
         ),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many speakers to show, the most probable first.")] = 5,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many speakers to show, the most probable first.")
+    ] = 5,
     as_json: Json = False,
 ) -> None:
     """Name the speaker of each WAV file with an exported predictor."""

@@ -25,9 +25,12 @@ def ensemble(
     names: Names = None,
     method: Annotated[
         str | None,
-        typer.Option(help="equal, greedy or convex. [default: equal, unless another is better in a paired test]"),
+        typer.Option(
+            metavar="METHOD",
+            help="equal, greedy or convex. [default: equal, unless another is better in a paired test]",
+        ),
     ] = None,
-    weights: Annotated[str, typer.Option(help="Weights by hand: NAME=0.5,NAME=0.5.")] = "",
+    weights: Annotated[str, typer.Option(metavar="WEIGHTS", help="Weights by hand: NAME=0.5,NAME=0.5.")] = "",
     add: Annotated[
         list[Any] | None,  # with a parser: before 0.29 typer refuses Any, since then it makes a str of all three values
         typer.Option(
@@ -58,7 +61,7 @@ def submit(
         ),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the score.")] = True,
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the score.")] = 600.0,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Seconds to wait for the score.")] = 600.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Make the file and validate it; nothing is sent.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Send even a file that was sent before.")] = False,
     as_json: Json = False,
@@ -106,11 +109,12 @@ def diff(
     a: Annotated[
         str,
         typer.Argument(
+            metavar="A",
             help="A submission (name, file or number), an ensemble, a member, or a run (MEMBER/fold0).",
             autocompletion=complete_namings,
         ),
     ],
-    b: Annotated[str, typer.Argument(help="Another one.", autocompletion=complete_namings)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another one.", autocompletion=complete_namings)],
     as_json: Json = False,
 ) -> None:
     """Show how two submissions differ, and whether a score could tell them apart."""

@@ -34,23 +34,27 @@ def variants(as_json: Json = False) -> None:
 
 def train(
     ctx: typer.Context,
-    fold: Annotated[str, typer.Option(help="Folds to hold out: all, or numbers as in 0,3.")] = "all",
+    fold: Annotated[str, typer.Option(metavar="FOLDS", help="Folds to hold out: all, or numbers as in 0,3.")] = "all",
     variant: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help="Variant or set (default, best, wide); may be repeated. [default: the set default]",
             autocompletion=complete_variants,
         ),
     ] = None,
     seed: Annotated[
-        list[int] | None, typer.Option(min=0, max=MAX_SEED, help="Seed; may be repeated. [default: 0]")
+        list[int] | None, typer.Option(metavar="N", min=0, max=MAX_SEED, help="Seed; may be repeated. [default: 0]")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps, instead of the variant's own.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Optimiser steps, instead of the variant's own.")
+    ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
+            metavar="TIME",
             help="Time for all of it, as 50m or 2h: picks seeds and steps, and leaves out variants where it is short, "
-            "those named first before the others."
+            "those named first before the others.",
         ),
     ] = None,
     refit: Annotated[
@@ -58,17 +62,20 @@ def train(
     ] = False,
     device: Device = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes side by side. [default: one per core on CPU, one per GPU]")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Processes side by side. [default: one per core on CPU, one per GPU]"),
     ] = None,
     engine: Annotated[Engines, typer.Option(help="This machine, or a Ray cluster.")] = Engines.local,
     address: Annotated[
-        str | None, typer.Option(help="HOST:PORT of the Ray cluster. [default: one of its own on this machine]")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Address of the Ray cluster. [default: one of its own on this machine]"),
     ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="On a GPU: PyTorch's deterministic algorithms. A CPU always is.")
     ] = False,
     log: Annotated[
-        list[str] | None, typer.Option(help="Log in this format too: tensorboard (in each run's folder).")
+        list[str] | None,
+        typer.Option(metavar="FORMAT", help="Log in this format too: tensorboard (in each run's folder)."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
 ) -> None:

@@ -18,9 +18,11 @@ rehearsal_app = typer.Typer(
 @rehearsal_app.command("make")
 def rehearsal_make(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write it to.")],
-    speakers: Annotated[int, typer.Option(help="Number of speakers.")] = 24,
-    utterances: Annotated[int, typer.Option(help="Utterances per speaker; a quarter of them is the test set.")] = 20,
-    seed: Annotated[int, typer.Option(help="Another seed, other voices.")] = 0,
+    speakers: Annotated[int, typer.Option(metavar="N", help="Number of speakers.")] = 24,
+    utterances: Annotated[
+        int, typer.Option(metavar="N", help="Utterances per speaker; a quarter of them is the test set.")
+    ] = 20,
+    seed: Annotated[int, typer.Option(metavar="N", help="Another seed, other voices.")] = 0,
 ) -> None:
     """Synthesise a competition: DIR/ml2023springhw4.zip and DIR/labels.csv, the answers."""
     from kaggle_hw4.rehearsal.make import make
@@ -37,10 +39,12 @@ def rehearsal_serve(
     folder: Annotated[
         Path | None, typer.Argument(metavar="DIR", show_default=False, help="Folder that `rehearsal make` wrote.")
     ] = None,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(metavar="N", help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     fault: Annotated[
         list[str] | None,
-        typer.Option(help="What shall go wrong, as cut or stall@CreateSubmission*2; `--fault list` lists them."),
+        typer.Option(
+            metavar="FAULT", help="What shall go wrong, as cut or stall@CreateSubmission*2; `--fault list` lists them."
+        ),
     ] = None,
 ) -> None:
     """Serve DIR's archive and score submissions against its labels, as Kaggle would, or with faults."""
