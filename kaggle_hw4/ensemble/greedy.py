@@ -77,7 +77,9 @@ def select(pool: Pool, contested: Contest, folds: list[int], scale: np.ndarray) 
     total = np.zeros(margins.shape[1], np.float32)
     best, best_right = taken, -1
     for _ in range(_ROUNDS):
-        right = np.array(in_threads(lambda margin: contested.right(total + margin), margins, margins.nbytes))  # noqa: B023
+        # The lambda is done with before `total` is another.
+        counts = in_threads(lambda margin: contested.right(total + margin), margins, margins.nbytes)  # noqa: B023
+        right = np.array(counts)
         tied = np.flatnonzero(right == right.max())
         if taken[tied].any():
             tied = tied[taken[tied] > 0]

@@ -14,7 +14,8 @@ def interval(values: np.ndarray, speakers: np.ndarray, lowest: float = 0.0) -> t
     The speakers are the same in the test, so utterances are drawn again within each. A draw takes one
     utterance fewer than the speaker has, which makes the variance unbiased (McCarthy and Snowden 1985): with the
     90 utterances of a speaker it hardly matters, with 10 the interval would be 5 % too short. Where all values are
-    the same there is nothing to draw from: the exact (Clopper–Pearson) bounds are given.
+    the same there is nothing to draw from: the exact (Clopper–Pearson) bounds are given. Where they are so within each
+    speaker only, utterances are drawn from all speakers alike.
     """
     n, first = len(values), float(values[0])
     if np.all(values == first):
@@ -32,9 +33,7 @@ def interval(values: np.ndarray, speakers: np.ndarray, lowest: float = 0.0) -> t
         total -= rng.binomial(draws - ups, np.minimum(rest, 1.0))
     means = total @ (sizes / draws) / n
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    if (
-        low == high and len(sizes) > 1
-    ):  # every speaker is named always or never: only which speakers are is left to draw
+    if low == high and len(sizes) > 1:  # each speaker is named always or never: nothing is left to draw within them
         return interval(values, np.zeros(n), lowest)
     return float(low), float(high)
 

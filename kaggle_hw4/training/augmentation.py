@@ -137,7 +137,10 @@ def _warp_time(x: Tensor, real: Tensor, draws: Tensor, largest: float) -> Tensor
     place = (torch.where(t < target, before, after) * last).clamp(min=0).minimum(last)
     below = place.floor()
     above = (below + 1).minimum(last)
-    pick = lambda frames: x.gather(-2, frames.long()[..., None].expand(*frames.shape, N_MELS))  # noqa: E731
+
+    def pick(frames: Tensor) -> Tensor:
+        return x.gather(-2, frames.long()[..., None].expand(*frames.shape, N_MELS))
+
     return torch.lerp(pick(below), pick(above), (place - below)[..., None])
 
 

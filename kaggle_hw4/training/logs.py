@@ -31,7 +31,7 @@ class JsonLines:
     """`log.jsonl`, written anew: what was logged after the checkpoint is gone, it comes again."""
 
     def __init__(self, run: Run) -> None:
-        self._file = open(run.log, "w", encoding="utf-8")  # noqa: SIM115
+        self._file = open(run.log, "w", encoding="utf-8")  # noqa: SIM115 - open while the training runs
 
     def write(self, line: Line) -> None:
         self._file.write(json.dumps(line) + "\n")
