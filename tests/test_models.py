@@ -18,6 +18,7 @@ from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.models.heads import CosineHead
 from kaggle_hw4.models.layers import (
     ConformerLayer,
+    DepthwiseConv,
     Dropout,
     FrameBatchNorm,
     TimeConv,
@@ -279,6 +280,25 @@ def test_the_convolution_over_time_is_pytorchs(kernel: int, dilation: int, strid
     for time in (1, 2, 31, 64):
         x = torch.randn(3, time, 7)
         torch.testing.assert_close(ours(x, None), stock(x.transpose(1, 2)).transpose(1, 2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("d", "kernel", "time"), [(80, 31, 128), (128, 15, 64), (5, 3, 1), (1, 7, 3), (16, 1, 50)])
+def test_the_depthwise_convolution_is_pytorchs(d: int, kernel: int, time: int) -> None:
+    """With its gradients, which are taken another way."""
+    torch.manual_seed(4)
+    ours, stock = DepthwiseConv(d, kernel), nn.Conv1d(d, d, kernel, padding="same", groups=d)
+    stock.load_state_dict(ours.state_dict())
+    x = torch.randn(4, time, d, requires_grad=True)
+    same = x.detach().clone().requires_grad_()
+    y, z = ours(x, None), stock(same.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(y, z)
+    target = torch.randn(4, time, d)
+    for out in (y, z):
+        (out - target).square().sum().backward()
+    close = {"atol": 1e-4, "rtol": 1e-4}  # sums of up to 512 products, in another order
+    torch.testing.assert_close(x.grad, same.grad, **close)
+    torch.testing.assert_close(ours.weight.grad, stock.weight.grad, **close)
+    torch.testing.assert_close(ours.bias.grad, stock.bias.grad, **close)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
