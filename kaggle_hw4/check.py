@@ -54,6 +54,10 @@ def check_data(workspace: Workspace, store: Store, folds: Folds, tick: Callable[
     return [*findings, confusions(workspace, store, folds, statistics)]
 
 
+def _untold(name: str, **figures: Any) -> Finding:
+    return Finding(name, True, "too few utterances to tell", "Nothing is known.", figures)
+
+
 def adversarial(store: Store, statistics: np.ndarray) -> Finding:
     """Can a classifier tell train from test by pooled statistics and length? Area under the ROC curve, 5-fold."""
     from sklearn.ensemble import HistGradientBoostingClassifier
@@ -67,7 +71,7 @@ def adversarial(store: Store, statistics: np.ndarray) -> Finding:
     chosen = np.concatenate([store.test_rows, rng.permutation(store.train_rows)[:spare]])
     smaller = int(min(is_test[chosen].sum(), len(chosen) - is_test[chosen].sum()))
     if smaller < 10:
-        return Finding("train against test", True, "too few utterances to tell", "Nothing is known.", {"auc": None})
+        return _untold("train against test", auc=None)
     model = HistGradientBoostingClassifier(max_iter=60, random_state=0)
     splitter = StratifiedKFold(5, shuffle=True, random_state=0)
     # On a busy machine threads that wait for each other at every split take minutes for what one does in seconds.
@@ -173,6 +177,8 @@ def confusions(workspace: Workspace, store: Store, folds: Folds, statistics: np.
     """The pairs of speakers most often named as each other, out of fold: by the best of the members trained on every
     fold and a linear classifier on pooled statistics."""
     labels = store.labels[store.train_rows]
+    if min(len(folds.training_rows(fold)) for fold in range(folds.k)) <= len(store.speakers):
+        return _untold("speakers most confused", by=None, pairs=[], points=None)  # no classifier can be fitted
     by, picks = _picks(workspace, store, folds, statistics)
     rows = confused_pairs(store.speakers, labels, picks)
     same = [
@@ -180,7 +186,8 @@ def confusions(workspace: Workspace, store: Store, folds: Folds, statistics: np.
     ]
     cost = 100 * sum(row["a_as_b"] + row["b_as_a"] for row in rows) / len(labels)
     some = "; ".join(f"{r['a']} and {r['b']} ({r['a_as_b']} + {r['b_as_a']})" for r in rows[:5])
-    meaning = f"These {len(rows)} pairs cost {cost:.2f} points of the accuracy out of fold ({by})."
+    these = "This pair costs" if len(rows) == 1 else f"These {len(rows)} pairs cost"
+    meaning = f"{these} {cost:.2f} points of the accuracy out of fold ({by})."
     if not rows:
         meaning = f"No two speakers are taken for each other ({by})."
     if same:

@@ -115,6 +115,14 @@ def test_who_knows_no_voice_calls_nobody_one_person(tmp_path: Path) -> None:
     assert found.ok
 
 
+def test_too_few_for_a_classifier_are_said_to_be_too_few(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    tiny.packed(tiny.as_folder(tmp_path / "source", tiny.files(train=2)), workspace.store)
+    store = open_store(workspace.store)
+    found = check_data(workspace, store, make_folds(store, workspace.folds_file, k=2), lambda what: None)[-1]
+    assert (found.name, found.ok, found.found) == ("speakers most confused", True, "too few utterances to tell")
+
+
 def test_a_member_worse_than_a_linear_classifier_names_nobody(tmp_path: Path) -> None:
     tiny.packed(tiny.as_folder(tmp_path / "source", tiny.files(train=12)), tmp_path / "data" / "store")
     bench = Bench(tmp_path)

@@ -108,6 +108,8 @@ def _speakers(mapping: Any) -> list[str]:
         raise DataError("mapping.json: speaker2id and id2speaker disagree", _AGAIN)
     if sorted(backward) != sorted(str(i) for i in range(len(forward))):
         raise DataError(f"mapping.json: the classes are not 0 … {len(forward) - 1}", _AGAIN)
+    if len(forward) < 2:
+        raise DataError("mapping.json names fewer than two speakers: there is nobody to tell apart", _AGAIN)
     return [backward[str(i)] for i in range(len(forward))]
 
 
