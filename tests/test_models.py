@@ -15,13 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from kaggle_hw4 import variants
 from kaggle_hw4.errors import UsageError
 from kaggle_hw4.models.classifier import SpeakerClassifier
+from kaggle_hw4.models.convolutions import DepthwiseConv, TimeConv
 from kaggle_hw4.models.heads import CosineHead
 from kaggle_hw4.models.layers import (
     ConformerLayer,
-    DepthwiseConv,
     Dropout,
     FrameBatchNorm,
-    TimeConv,
     TransformerLayer,
     from_torchaudio,
 )

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kaggle_hw4.models.layers import FrameBatchNorm, TimeConv
+from kaggle_hw4.models.convolutions import TimeConv
+from kaggle_hw4.models.layers import FrameBatchNorm
 from kaggle_hw4.models.pooling import frame_mean
 from kaggle_hw4.recipe import Variant
 

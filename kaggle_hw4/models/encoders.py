@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from kaggle_hw4.competition import N_MELS
+from kaggle_hw4.models.convolutions import TimeConv
 from kaggle_hw4.models.ecapa import Ecapa
-from kaggle_hw4.models.layers import ConformerLayer, TimeConv, TransformerLayer
+from kaggle_hw4.models.layers import ConformerLayer, TransformerLayer
 from kaggle_hw4.recipe import Variant
 
 
