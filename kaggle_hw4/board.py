@@ -1,5 +1,6 @@
 """The board: what each member and each submission scores, in cross-validation and on the leaderboard."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -199,16 +200,33 @@ def _scored(made: dict[str, Any], rows: dict[str, str] | None, public: float | N
 
 def _with_bands_and_ranks(entries: list[tuple[SubmissionLine, Scored | None]]) -> list[SubmissionLine]:
     scored = [entry for _, entry in entries]
+    ranked = _distinct([line for line, _ in entries])
     lines = []
     for i, (line, entry) in enumerate(entries):
         others = [other for j, other in enumerate(scored) if other and j != i]
         ranks = {
-            kind: 1 + sum(value > mine for other, _ in entries if (value := _value(other, kind)) is not None)
+            kind: 1 + sum(value > mine for other in ranked if (value := _value(other, kind)) is not None)
             for kind in ("cv", "public", "private")
-            if (mine := _value(line, kind)) is not None
+            if (mine := _value(line, kind)) is not None and not _refused(line)
         }
         lines.append(replace(line, band=band(entry, others) if entry else None, ranks=ranks))
     return lines
+
+
+def best_first(line: SubmissionLine) -> tuple[float, float]:
+    """What to sort by: the highest public score first, of equal ones and before any the best cross-validation."""
+    return -(number(line.public) or 0.0), -(line.accuracy or 0.0)
+
+
+def _refused(line: SubmissionLine) -> bool:
+    """It never became a submission."""
+    return line.ref is None and line.state == "error"
+
+
+def _distinct(lines: list[SubmissionLine]) -> Collection[SubmissionLine]:
+    """Of a file that was sent more than once, which says nothing new, one line: a scored one where there is one."""
+    sent = sorted((line for line in lines if not _refused(line)), key=lambda line: line.public is not None)
+    return {(line.name, line.accuracy): line for line in sent}.values()
 
 
 def _value(line: SubmissionLine, kind: str) -> float | None:
@@ -217,7 +235,7 @@ def _value(line: SubmissionLine, kind: str) -> float | None:
 
 def _correlations(lines: list[SubmissionLine]) -> dict[str, RankCorrelation]:
     found = {}
-    distinct = {(line.name, line.accuracy): line for line in lines}.values()  # a file sent again says nothing new
+    distinct = _distinct(lines)
     for kind in ("public", "private"):
         pairs = [(line.accuracy, _value(line, kind)) for line in distinct]
         both = [(a, b) for a, b in pairs if a is not None and b is not None]

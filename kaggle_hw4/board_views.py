@@ -1,5 +1,7 @@
 """How the board looks: tables, CSV and a picture."""
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -9,8 +11,10 @@ from rich.text import Text
 from kaggle_hw4.board import Board, SubmissionLine
 from kaggle_hw4.ledger import number
 from kaggle_hw4.terminal import stdout
-from kaggle_hw4.views import score_text, short, table_of
+from kaggle_hw4.views import note_of, score_text, short, table_of
 
+_FIGURES = ("CV", "public", "private", "expected", "z", "ranks")  # the last goes first where the terminal is narrow
+_SHORTEST_NAME = 8  # characters of a line, before a column is given up
 _ANY_WIDTH = 1 << 16
 _LEGEND = (
     "CV: accuracy on whole utterances, out of fold (weights refitted without each fold), with half its 95 % interval. "
@@ -19,14 +23,11 @@ _LEGEND = (
 )
 
 
-def board_tables(board: Board, console: Console = stdout) -> Group:
-    """Submissions by public score with the course's lines among them, ensembles not sent, then the members."""
-    right = ("CV", "public", "private", "expected", "z", "ranks")
-    table = table_of("submission", *right, right=right, title=board.competition.slug)
-    names, cv, *figures = table.columns
-    cv.min_width = len("0.0000")
-    for column in figures:
-        column.no_wrap = True
+def board_tables(board: Board, console: Console = stdout, begun: Callable[[str], str] = str) -> Group:
+    """Submissions by public score with the course's lines among them, ensembles not sent, then the members.
+
+    `begun` completes the commands that a text names.
+    """
     lines: list[tuple[float, tuple[str, ...]]] = [
         (score, (f"── {name} line", "", f"{score:.5f}", "", "", "", ""))
         for name, score in board.competition.baselines.items()
@@ -35,18 +36,33 @@ def board_tables(board: Board, console: Console = stdout) -> Group:
         (2.0 if (score := number(line.public)) is None else score, _cells(line))
         for line in [*board.submissions, *board.unsent]
     ]
-    for _, cells in sorted(lines, key=lambda line: -line[0]):
-        table.add_row(*cells, style="dim" if cells[0].startswith("──") else None)
-    # CV breaks first, before its ±: names are to be copied. Where that is not enough they break, and no figure.
-    wide = table.__rich_measure__(console, console.options.update_width(_ANY_WIDTH)).maximum
-    names.no_wrap = wide - len(" ±0.000") <= console.width
-    parts: list[Table | Text] = [table]
+    rows = [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
+    parts: list[Table | Text] = [_fitting(board.competition.slug, rows, console)]
     if board.members:
         members = table_of("member", "CV", "folds", right=("CV", "folds"))
         for member in board.members:
             members.add_row(member.name, score_text(member.accuracy), f"{member.folds_done}/{member.folds}")
         parts.append(members)
-    return Group(*parts, *(Text(note) for note in _notes(board)), Text(_LEGEND, style="dim"))
+    return Group(*parts, *(note_of(begun(note)) for note in _notes(board)), Text(_LEGEND, style="dim"))
+
+
+def _fitting(title: str, rows: list[tuple[str, ...]], console: Console) -> Table:
+    """CV breaks first, before its ±: names are to be copied. Then names break, then columns go, and no figure does."""
+    for count in range(len(_FIGURES), 1, -1):
+        table = table_of("submission", *_FIGURES[:count], right=_FIGURES, title=title)
+        names, cv, *figures = table.columns
+        cv.min_width = len("0.0000")
+        for column in figures:
+            column.no_wrap = True
+        for cells in rows:
+            table.add_row(*cells[: 1 + count], style="dim" if cells[0].startswith("──") else None)
+        wide = table.__rich_measure__(console, console.options.update_width(_ANY_WIDTH)).maximum - len(" ±0.000")
+        names.no_wrap = wide <= console.width
+        names.min_width = _SHORTEST_NAME
+        longest = max((len(cells[0]) for cells in rows), default=0)
+        if wide - max(0, longest - _SHORTEST_NAME) <= console.width:
+            break
+    return table
 
 
 def _cells(line: SubmissionLine) -> tuple[str, ...]:
@@ -153,5 +169,6 @@ def board_picture(board: Board, path: Path) -> None:
     once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if once:
         figure.legend(once.values(), once.keys(), loc="outside lower center", ncols=2, frameon=False)
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # it has a box in its place
         figure.savefig(temporary, format=kind, dpi=150)

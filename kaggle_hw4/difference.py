@@ -66,9 +66,10 @@ class Difference:
         """Whether a score can tell the two apart."""
         if self.differ == 0:
             return "same"
-        if self.public_differ < _FEWEST:
+        if min(self.differ, self.public) < _FEWEST:
             return "cannot"
-        return "hardly" if self.power is not None and self.power < _LOW_POWER else "can"
+        unlikely = self.public_differ < _FEWEST or (self.power is not None and self.power < _LOW_POWER)
+        return "hardly" if unlikely else "can"
 
     @property
     def sentence(self) -> str:
@@ -79,6 +80,8 @@ class Difference:
             return "A slot can learn nothing: every row is named alike, so the scores are the same."
         if self.verdict == "cannot":
             return f"A slot can learn nothing: {scored}, and fewer than {_FEWEST} never tell, whatever the score."
+        if self.public_differ < _FEWEST:
+            return f"A slot will hardly learn anything: {scored}, and fewer than {_FEWEST} never tell."
         if self.power is None:
             return f"A slot can learn something only if one is right far more often: {scored}."
         learns = "will hardly learn anything" if self.verdict == "hardly" else "can learn something"

@@ -28,6 +28,11 @@ def table_of(*columns: str, right: tuple[str, ...] = (), title: str | None = Non
     return table
 
 
+def note_of(text: str) -> Text:
+    """A paragraph below a table; one that names a command is not broken, so that it can be copied."""
+    return Text(text, no_wrap="kaggle-hw4 " in text, overflow="ignore")
+
+
 def score_text(value: float | None) -> str:
     return "" if value is None else f"{value:.5f}"
 

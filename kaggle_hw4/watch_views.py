@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kaggle_hw4.terminal import duration, size
-from kaggle_hw4.views import table_of
+from kaggle_hw4.views import note_of, table_of
 from kaggle_hw4.watch import STATES, JobStatus
 
 _LOOK_SECONDS = 1.0
@@ -23,7 +23,7 @@ _NOTES = 5  # lines of them, when there is a height to keep to
 _CELLS: dict[str, Callable[[JobStatus], str]] = {
     "job": lambda job: job.name,
     "state": lambda job: job.state,
-    "%": lambda job: f"{job.step / job.steps:.0%}"[:-1] if job.steps else "",
+    "%": lambda job: f"{100 * job.step // job.steps}" if job.steps else "",
     "step": lambda job: f"{job.step:,}" + (f"/{job.steps:,}" if job.steps else ""),
     "loss": lambda job: "" if job.loss is None else f"{job.loss:.3f}",
     "acc": lambda job: "" if job.accuracy is None else f"{job.accuracy:.4f}",
@@ -35,10 +35,15 @@ _CELLS: dict[str, Callable[[JobStatus], str]] = {
 _FIRST_TO_GO = ("written", "step", "GPU", "steps/s", "loss", "%")  # where the terminal is narrow
 
 
-def watch_view(jobs: list[JobStatus], console: Console, height: int | None = None) -> Group:
-    """The jobs as a table for the width of `console`, and of `height` lines at most where one is given."""
+def watch_view(
+    jobs: list[JobStatus], console: Console, height: int | None = None, begun: Callable[[str], str] = str
+) -> Group:
+    """The jobs as a table for the width of `console`, and of `height` lines at most where one is given.
+
+    `begun` completes the commands that a text names.
+    """
     if not jobs:
-        return Group(Text("Nothing is trained here yet: kaggle-hw4 data, then kaggle-hw4 train --fold all"))
+        return Group(note_of(begun("Nothing is trained here yet: kaggle-hw4 data, then kaggle-hw4 train --fold all")))
     head = _counted(jobs, f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}")
     notes = [Text(f"{job.name}: {job.note}", _STYLES.get(job.state, "")) for job in jobs if job.note]
     if height is None:
@@ -98,14 +103,14 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}"
 
 
-def watch_live(look: Callable[[], list[JobStatus]], console: Console) -> None:
+def watch_live(look: Callable[[], list[JobStatus]], console: Console, begun: Callable[[str], str]) -> None:
     """Show what `look` gives, again and again, until Ctrl-C; what was seen last stays on the terminal."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the terminal shall be left as it was found
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
             while True:
-                view = watch_view(look(), console, console.height - 1)
+                view = watch_view(look(), console, console.height - 1, begun)
                 live.update(Group(view, Text("Ctrl-C ends this view, not the trainings.", "dim")), refresh=True)
                 time.sleep(_LOOK_SECONDS)
     except KeyboardInterrupt:
-        console.print(watch_view(look(), console))
+        console.print(watch_view(look(), console, begun=begun))

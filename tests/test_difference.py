@@ -51,7 +51,9 @@ def test_how_far_a_score_can_move_is_the_share_of_rows_that_differ() -> None:
     [
         (0, None, "same"),
         (0, 0.01, "same"),
-        (11, None, "cannot"),
+        (5, None, "cannot"),
+        (6, None, "hardly"),
+        (11, None, "hardly"),
         (12, None, "can"),
         (200, 0.0005, "hardly"),
         (200, 0.01, "can"),

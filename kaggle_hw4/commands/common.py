@@ -39,7 +39,7 @@ def emit(as_json: bool, value: Any, human: Callable[[], Any]) -> None:
             from kaggle_hw4.terminal import stdout
 
             with stdout.capture() as captured:  # rich would end the program where the reader has gone
-                stdout.print(shown)
+                stdout.print(shown, crop=False)  # of a command that is longer than the terminal is wide
             shown = captured.get().removesuffix("\n")
         typer.echo(shown)
     except BrokenPipeError:  # as of `| head`, who has what they want: the exit code is that of the command

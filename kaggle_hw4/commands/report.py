@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from kaggle_hw4.commands.common import Json, emit
+from kaggle_hw4.commands.common import Json, as_begun, emit
 from kaggle_hw4.workspace import Workspace
 
 
@@ -24,5 +24,6 @@ def report(
     with stage() as tick:
         made = write_report(workspace, output or workspace.root / "report.html", tick)
     for missing in made["missing"]:
-        say(f"Not shown: {', '.join(missing['without_it'])}: {missing['cause']}. {missing['remedy']}")
+        remedy = as_begun(ctx, missing["remedy"])
+        say(f"Not shown: {', '.join(missing['without_it'])}: {missing['cause']}. {remedy}")
     emit(as_json, made, lambda: f"{made['file']}: {len(made['pictures'])} pictures, {size(made['bytes'])}")

@@ -1,14 +1,15 @@
 """Commands about submissions and scores: `ensemble`, `submit`, `board`, `diff`, `explain`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kaggle_hw4 import verbs
-from kaggle_hw4.commands.common import Json, Names, emit, next_command
+from kaggle_hw4.commands.common import Json, Names, as_begun, emit, next_command
 from kaggle_hw4.commands.completion import complete_namings, complete_submissions
-from kaggle_hw4.errors import DataError
+from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.workspace import Workspace
 
 
@@ -98,10 +99,13 @@ def board(
     """Show cross-validation and leaderboard side by side, and where the public score was to be expected."""
     from kaggle_hw4.board_views import board_csv, board_picture, board_tables
 
+    if as_csv and as_json:
+        raise UsageError("--csv and --json are two forms of the same", "Give one of them.")
     content = verbs.get_board(ctx.obj, sync=sync)
     if picture:
         board_picture(content, picture)
-    emit(as_json and not as_csv, content.as_json(), lambda: (board_csv if as_csv else board_tables)(content))
+    begun = partial(as_begun, ctx)
+    emit(as_json, content.as_json(), lambda: board_csv(content) if as_csv else board_tables(content, begun=begun))
 
 
 def diff(

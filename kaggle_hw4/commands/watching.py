@@ -1,11 +1,12 @@
 """The command that looks on: `watch`."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from kaggle_hw4.commands.common import Json, emit
+from kaggle_hw4.commands.common import Json, as_begun, emit
 
 
 def watch(
@@ -21,7 +22,7 @@ def watch(
     look = Watch(ctx.obj).look
     if stdout.is_terminal and not once and not as_json:
         # Ends with 0: nothing is interrupted, Ctrl-C is how one stops to look.
-        watch_live(look, stdout)
+        watch_live(look, stdout, partial(as_begun, ctx))
         return
     jobs = look()
-    emit(as_json, [asdict(job) for job in jobs], lambda: watch_view(jobs, stdout))
+    emit(as_json, [asdict(job) for job in jobs], lambda: watch_view(jobs, stdout, begun=partial(as_begun, ctx)))

@@ -18,6 +18,7 @@ WINDOW, HOP = 400, 160  # samples: 25 ms and 10 ms
 LOWEST_HZ = 50.0
 FLOOR = 1e-9  # of the mel power: the smallest value is log 1e-9 = -20.7233
 PEAK = 10 ** (-3 / 20)  # -3 dB of full scale
+_SILENT = 1e-30  # of full scale: nothing that is recorded
 _SILENCE = 0.01  # of full scale, as the RMS over the last 20 ms
 _RMS_WINDOW = SAMPLE_RATE // 50
 _PERIOD = SAMPLE_RATE // 10  # so much sound starts a stretch that is kept, so much silence ends it
@@ -45,9 +46,9 @@ def spectrogram(speech: np.ndarray) -> torch.Tensor:
 
 
 def normalise(wave: np.ndarray) -> np.ndarray:
-    """Scale samples to a peak of -3 dB. Raises DataError when all are zero or there are none."""
+    """Scale samples to a peak of -3 dB. Raises DataError when all are zero, or next to it, or there are none."""
     peak = np.abs(wave).max(initial=0)
-    if peak == 0:
+    if peak < _SILENT:
         raise DataError("the recording is silent", "Give a recording with somebody speaking.")
     return wave * (PEAK / peak)
 

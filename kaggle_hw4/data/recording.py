@@ -50,7 +50,7 @@ def _check(path: Path, kind: str, rate: int, channels: int, seconds: float) -> N
     if not _LOWEST_RATE <= rate <= _HIGHEST_RATE or rate // gcd(rate, SAMPLE_RATE) > _LONGEST_CYCLE:
         raise DataError(f"{path} has the unusual sample rate {rate} Hz", _CONVERT)
     if seconds > _LONGEST_SECONDS:
-        raise DataError(f"{path} is {seconds / 60:.0f} minutes long; 10 are looked at", "Cut out who is to be named.")
+        raise DataError(f"{path} is {seconds:.0f} s long, more than {_LONGEST_SECONDS}", "Cut out who is to be named.")
 
 
 def _resampled(samples: np.ndarray, rate: int) -> np.ndarray:

@@ -43,9 +43,10 @@ class _DepthwiseOnCpu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         d, _, kernel = weight.shape
-        of_x = _depthwise(gradient, weight.flip(2), None)  # each output frame back to where it looked
         upright, padding = (d, 1, kernel, 1), (kernel // 2, 0)
-        of_weight = conv2d_weight(_tall(x), upright, _tall(gradient), padding=padding, groups=d)
+        with torch.autocast("cpu", enabled=False):  # as in the forward pass; it may be on where `backward` is called
+            of_x = _depthwise(gradient, weight.flip(2), None)  # each output frame back to where it looked
+            of_weight = conv2d_weight(_tall(x), upright, _tall(gradient), padding=padding, groups=d)
         return of_x, of_weight.squeeze(3), gradient.sum((0, 1))
 
 

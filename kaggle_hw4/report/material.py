@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kaggle_hw4.board import Board, SubmissionLine, read_board
+from kaggle_hw4.board import Board, SubmissionLine, best_first, read_board
 from kaggle_hw4.check import Finding, check_data, confused_pairs
 from kaggle_hw4.competition import DEFAULT_SLUG, Competition, competition
 from kaggle_hw4.data.store import Store, open_store
@@ -16,7 +16,6 @@ from kaggle_hw4.ensemble.recorded import read_record
 from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.folds import Folds, load_folds
-from kaggle_hw4.ledger import number
 from kaggle_hw4.report.naming import Naming, named_by_blend, named_by_member
 from kaggle_hw4.runs import Job, Run, check_place, job_of
 from kaggle_hw4.workspace import Workspace
@@ -140,7 +139,7 @@ class Material:
     def best_submission(self) -> SubmissionLine | None:
         """The highest public score; before there is one, the highest cross-validation."""
         lines = [*self.board.submissions, *self.board.unsent]
-        return max(lines, key=lambda line: (number(line.public) or 0.0, line.accuracy or 0.0), default=None)
+        return min(lines, key=best_first, default=None)
 
     @cached_property
     def ensemble(self) -> dict[str, Any]:

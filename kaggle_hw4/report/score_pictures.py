@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kaggle_hw4.board import SubmissionLine
+from kaggle_hw4.board import SubmissionLine, best_first
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.ledger import number
 from kaggle_hw4.report.material import Material
@@ -22,7 +22,7 @@ _NAMES = 12  # members beside a matrix
 def leaderboard(material: Material) -> "tuple[Figure, str]":
     """Cross-validation, expected band and scores of every submission, and the course's lines."""
     board = material.board
-    sent = sorted(board.submissions, key=lambda line: -(number(line.public) or 0.0))
+    sent = sorted(board.submissions, key=best_first)
     lines = [*sent, *board.unsent][:_SUBMISSIONS]
     if not lines:
         raise DataError("there is no submission, and no ensemble to be one", "Run: kaggle-hw4 submit")
@@ -35,13 +35,13 @@ def leaderboard(material: Material) -> "tuple[Figure, str]":
         if line.accuracy is not None:
             low, high = line.interval or (line.accuracy, line.accuracy)
             reach = [[line.accuracy - low], [high - line.accuracy]]
-            axes.errorbar(line.accuracy, row + 0.09, xerr=reach, fmt="o", color=INK, markersize=4, label="CV, 95 %")
-        for score, marker, colour, name in (
-            (number(line.public), "D", SERIES[1], "public"),
-            (number(line.private), "s", SERIES[0], "private"),
+            axes.errorbar(line.accuracy, row + 0.16, xerr=reach, fmt="o", color=INK, markersize=4, label="CV, 95 %")
+        for score, place, marker, colour, name in (
+            (number(line.public), row - 0.12, "D", SERIES[1], "public"),
+            (number(line.private), row + 0.02, "s", SERIES[0], "private"),
         ):
             if score is not None:
-                axes.plot(score, row - 0.08, marker, color=colour, markersize=5.5, markeredgecolor=PAPER, label=name)
+                axes.plot(score, place, marker, color=colour, markersize=5.5, markeredgecolor=PAPER, label=name)
         paper = {"facecolor": PAPER, "edgecolor": "none", "pad": 1}  # a course's line would run through the name
         axes.text(0, row - 0.27, short(line.name, 44), transform=axes.get_yaxis_transform(), va="bottom", bbox=paper)
     for place, (name, score) in enumerate(board.competition.baselines.items()):
@@ -71,12 +71,13 @@ def _leaderboard_sentence(material: Material, lines: list[SubmissionLine]) -> st
     best, baselines = lines[0], material.board.competition.baselines
     public = number(best.public)
     if public is None:
-        return (
-            "Nothing is scored yet; dotted lines are the course's, grey bars where 95 % of public scores should fall."
-        )
-    passed = [name for name, score in baselines.items() if public >= score]
-    verdict = f"passes the {passed[-1]} line" if passed else "passes none of the course's lines (dotted)"
-    sentence = f"{best.name} scores {public:.5f} in public and {verdict}"
+        dotted = "dotted lines are the course's, " if baselines else ""
+        return f"Nothing is scored yet; {dotted}grey bars where 95 % of public scores should fall."
+    sentence = f"{best.name} scores {public:.5f} in public"
+    if baselines:
+        passed = [name for name, score in baselines.items() if public >= score]
+        which = f"the {passed[-1]} line" if passed else "none of the course's lines (dotted)"
+        sentence += f" and passes {which}"
     if best.band and best.band.z is not None:
         inside = best.band.low <= public <= best.band.high
         where = "within" if inside else "outside"

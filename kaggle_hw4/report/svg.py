@@ -58,6 +58,7 @@ STYLE: Any = {
 }
 
 _REFERENCE = re.compile(r"(^#|url\(#)([\w-]+)(\)|$)")
+_NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # as in a file's name
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"  # names, not addresses
 
 
@@ -104,7 +105,7 @@ def as_svg(figure: "Figure", key: str, text: str) -> Markup:
     file = io.BytesIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", dpi=_DPI, transparent=True, metadata=nothing)
-    root = ElementTree.fromstring(file.getvalue())
+    root = ElementTree.fromstring(_NOT_XML.sub("\N{REPLACEMENT CHARACTER}", file.getvalue().decode()))
     for parent in root.iter():
         for child in [child for child in parent if child.tag == f"{{{_SVG}}}style"]:
             parent.remove(child)  # it would hold for the whole page

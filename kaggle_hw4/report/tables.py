@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kaggle_hw4.board import SubmissionLine
+from kaggle_hw4.board import SubmissionLine, best_first
 from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.explain import explain
 from kaggle_hw4.ledger import number
@@ -118,7 +118,7 @@ def submission_table(material: Material) -> Table:
         Column("state"),
         Column("sent, UTC"),
     ]
-    rows = sorted((_submission(line) for line in lines), key=lambda row: -float(row[3] or 0))
+    rows = [_submission(line) for line in sorted(lines, key=best_first)]
     notes = [
         f"Rank correlation of CV and {kind} score over {found.submissions} submissions: {found.rho:+.2f}."
         for kind, found in board.correlations.items()

@@ -24,9 +24,11 @@ def loss_curves(material: Material) -> "tuple[Figure, str]":
     best = members[0]
     steps, values = _together([training.loss for training in best.trainings])
     begun = sum(not training.result for member in material.members for training in member.trainings)
-    course = f"fell from {np.nanmean(values[:, 0]):.2f} at step {steps[0]:,} to" if len(steps) > 1 else "is"
+    first, last = np.nanmean(values[:, 0]), np.nanmean(values[:, -1])
+    way = "fell" if last < first else "rose"
+    course = f"{way} from {first:.2f} at step {steps[0]:,} to" if len(steps) > 1 else "is"
     sentence = (
-        f"The loss of {best.name} {course} {np.nanmean(values[:, -1]):.2f} at step {steps[-1]:,} "
+        f"The loss of {best.name} {course} {last:.2f} at step {steps[-1]:,} "
         "(mean of its folds; the band is all that they span)."
     )
     if begun:
