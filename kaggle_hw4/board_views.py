@@ -14,7 +14,7 @@ from kaggle_hw4.terminal import stdout
 from kaggle_hw4.views import note_of, score_text, short, table_of
 
 _FIGURES = ("CV", "public", "private", "expected", "z", "ranks")  # the last goes first where the terminal is narrow
-_SHORTEST_NAME = 8  # characters of a line, before a column is given up
+_SHORTEST_NAME = 10  # characters of a line, before a column is given up
 _ANY_WIDTH = 1 << 16
 _LEGEND = (
     "CV: accuracy on whole utterances, out of fold (weights refitted without each fold), with half its 95 % interval. "

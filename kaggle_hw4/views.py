@@ -30,7 +30,7 @@ def table_of(*columns: str, right: tuple[str, ...] = (), title: str | None = Non
 
 def note_of(text: str) -> Text:
     """A paragraph below a table; one that names a command is not broken, so that it can be copied."""
-    return Text(text, no_wrap="kaggle-hw4 " in text, overflow="ignore")
+    return Text(text, no_wrap=True, overflow="ignore") if "kaggle-hw4 " in text else Text(text)
 
 
 def score_text(value: float | None) -> str:

@@ -94,6 +94,34 @@ def test_three_scores_give_an_offset_and_a_rank_correlation(bench: Bench) -> Non
     assert {line.band.source for line in board.submissions if line.band} == {"scores"}
 
 
+def test_what_was_refused_and_what_was_sent_again_take_no_rank(bench: Bench) -> None:
+    scores(bench, "0.6", "0.7", "0.8")
+    ledger = Ledger(bench.workspace.ledger)
+    before = read_board(bench.workspace, competition(SLUG))
+    best = next(row for row in ledger.all(SLUG) if row.public == "0.8")
+    ledger.add(replace(best, id="hw4-no", ref=None, state="error", public=None, created="2025-01-01T00:00:00Z"))
+    ledger.add(replace(best, id="hw4-again", ref=99, created="2027-01-01T00:00:00Z"))
+    board = read_board(bench.workspace, competition(SLUG))
+    assert board.correlations == before.correlations != {}
+    ranks = {line.ref: line.ranks for line in board.submissions}
+    assert ranks.pop(None) == {}
+    assert ranks.pop(99) == ranks[best.ref] == {"cv": 1, "public": 1, "private": 1}
+    assert ranks == {line.ref: line.ranks for line in before.submissions}
+
+
+@pytest.mark.parametrize("width", [40, 50, 60, 64])
+def test_a_narrow_board_gives_up_columns_not_names(bench: Bench, width: int) -> None:
+    scores(bench, "0.60001", "0.70001", "0.80001")
+    console = Console(file=io.StringIO(), width=width)
+    console.print(board_tables(read_board(bench.workspace, competition(SLUG)), console))
+    table = console.file.getvalue().split("member")[0].splitlines()  # type: ignore[attr-defined]
+    head = next(line for line in table if "public" in line)
+    assert {"CV", "public"} <= set(head.split())
+    assert "ranks" not in head
+    names = "".join(line.strip().split("  ")[0] for line in table)
+    assert "transformer-full-s0" in names
+
+
 def test_ensembles_not_sent_have_a_band_too_and_todays_slots_are_counted(bench: Bench) -> None:
     made = make_ensemble(bench.workspace, bench.store, bench.folds, [], method="convex")
     now = datetime.now(UTC).isoformat()
@@ -129,6 +157,17 @@ def test_every_format_tells_the_same(bench: Bench, tmp_path: Path) -> None:
     assert run("board", "--picture", str(picture), root=tmp_path).exit_code == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     refused(run("board", "--picture", str(tmp_path / "board.doc"), root=tmp_path), 2, ".png, .svg or .pdf")
+    refused(run("board", "--csv", "--json", root=tmp_path), 2, "--csv and --json")
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_letters_that_the_picture_lacks_are_nothing_to_warn_of(bench: Bench, tmp_path: Path) -> None:
+    Ledger(bench.workspace.ledger).update("hw4-0", name="的的")
+    assert run("board", "--picture", str(tmp_path / "board.png"), root=tmp_path).exit_code == 0
+
+
+def test_what_the_board_advises_is_for_its_workspace(tmp_path: Path) -> None:
+    assert f"kaggle-hw4 --root {tmp_path} train --fold all" in run("board", root=tmp_path).stdout
 
 
 def test_an_empty_board_has_a_picture_as_well(tmp_path: Path) -> None:

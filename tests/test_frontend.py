@@ -87,7 +87,12 @@ def test_this_machines_sox_keeps_the_same_of_voices_and_bursts(tmp_path: Path) -
         np.testing.assert_allclose(frontend.remove_silence(frontend.normalise(wave)), theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize("wave", [np.zeros(16_000), np.zeros(0), tone(0.02)], ids=["zeros", "empty", "20 ms"])
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    "wave",
+    [np.zeros(16_000), np.zeros(0), tone(0.02), np.full(16_000, 1e-42, np.float32)],
+    ids=["zeros", "empty", "20 ms", "next to zero"],
+)
 def test_what_holds_no_sound_is_refused(wave: np.ndarray) -> None:
     with pytest.raises(DataError):
         frontend.log_mel(wave)

@@ -300,6 +300,17 @@ def test_the_depthwise_convolution_is_pytorchs(d: int, kernel: int, time: int) -
     torch.testing.assert_close(ours.bias.grad, stock.bias.grad, **close)
 
 
+def test_a_backward_pass_within_autocast_is_in_fp32() -> None:
+    """In bf16 oneDNN's never returns for this shape."""
+    conv, x = DepthwiseConv(16, 31), torch.randn(4, 50, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        conv(x, None).square().sum().backward()
+    within = conv.weight.grad
+    conv.weight.grad = None
+    conv(x, None).square().sum().backward()
+    torch.testing.assert_close(within, conv.weight.grad)
+
+
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_every_pooling_sees_real_frames_only_and_repetition_changes_nothing(pooling: str) -> None:
     v = Variant("conformer", layers=1, pooling=pooling, head="linear")

@@ -20,6 +20,7 @@ from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.report.material import Material
 from kaggle_hw4.report.model_pictures import pooling_weights
 from kaggle_hw4.report.page import write_report
+from kaggle_hw4.report.score_pictures import leaderboard
 from kaggle_hw4.runs import Run
 from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace, file_hash, read_json, write_json
@@ -280,6 +281,56 @@ def test_names_from_files_are_text_and_nothing_else(bench: Bench) -> None:
     assert "alert(1)" not in page.source.split("<script>")[1].split("</script>")[0]
     assert page.text.count(evil) >= 8
     assert page.source.count("<script") == 1
+
+
+def test_a_character_that_xml_does_not_know_is_replaced(bench: Bench) -> None:
+    bench.member("sample")
+    sent(bench, "my\x1bfile\ufffe", make_ensemble(bench.workspace, bench.store, bench.folds, []).file, "0.5")
+    made, page = report(bench.workspace.root)
+    assert "leaderboard" in keys(made)
+    assert "my\ufffdfile\ufffd" in page.text
+
+
+def test_every_score_of_a_submission_is_to_be_seen_and_the_best_comes_first(bench: Bench) -> None:
+    with_members(bench, "sample", "conformer-full")
+    for name in ("sample", "conformer-full"):
+        sent(bench, name, make_ensemble(bench.workspace, bench.store, bench.folds, [name]).file, "0.55556")
+        Ledger(bench.workspace.ledger).update(f"hw4-{name}", private="0.55556", ensemble=f"{name}-s0")
+    material = Material(bench.workspace)
+    figure, said = leaderboard(material)
+    markers = [line for line in figure.axes[0].lines if line.get_marker() in ("D", "s")]
+    assert len(markers) == 4
+    heights = sorted(float(line.get_ydata()[0]) for line in markers)  # type: ignore[index, arg-type]
+    points = figure.dpi * min(b - a for a, b in pairwise(heights)) * 0.52  # 0.52 inches a row
+    assert points > 5.5, "one marker covers the other"
+    best = material.best_submission
+    assert best
+    assert said.startswith(best.name)
+
+
+def test_a_competition_without_lines_passes_none(bench: Bench) -> None:
+    header = bench.workspace.store / "store.json"
+    write_json(header, json.loads(header.read_text()) | {"competition": "my-class"})
+    bench = Bench(bench.workspace.root)
+    bench.member("sample")
+    file = make_ensemble(bench.workspace, bench.store, bench.folds, []).file
+    row = Row("hw4-1", "my-class", "mine", str(file), file_hash(file), "2026-01-01T00:00:00Z", "complete", 1, "0.99")
+    Ledger(bench.workspace.ledger).add(row)
+    made, _ = report(bench.workspace.root)
+    assert sentence(made, "leaderboard").startswith("mine scores 0.99000 in public")
+    assert "line" not in sentence(made, "leaderboard")
+
+
+def test_a_loss_that_rises_is_not_said_to_fall(bench: Bench) -> None:
+    bench.member("sample")
+    for fold in range(K):
+        with_log(
+            Run(bench.workspace.runs / "sample-s0" / f"fold{fold}"),
+            {"step": 100, "loss": 1.6},
+            {"step": 900, "loss": 3.4},
+        )
+    made, _ = report(bench.workspace.root)
+    assert "rose from 1.60 at step 100 to 3.40 at step 900" in sentence(made, "loss")
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
