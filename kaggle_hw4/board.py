@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kaggle_hw4.band import Band, Scored, band
 from kaggle_hw4.competition import DAILY_SLOTS, Competition
 from kaggle_hw4.difference import read_rows, sent_rows
-from kaggle_hw4.ensemble.submission import record_of
+from kaggle_hw4.ensemble.submission import MADE_AGAIN, record_of
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import made_again
 from kaggle_hw4.ledger import Ledger, Row, number
@@ -167,7 +167,7 @@ def _record(csv: Path, csv_hash: str) -> dict[str, Any]:
     path = record_of(csv)
     if not path.exists():
         return {}
-    again = "Delete it; `kaggle-hw4 ensemble` makes it again."
+    again = f"Delete it; {MADE_AGAIN}"
     made = read_json(path, again)
     if not isinstance(made, dict) or made.get("csv") != csv_hash:
         return {}
