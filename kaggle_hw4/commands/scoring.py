@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from kaggle_hw4 import verbs
-from kaggle_hw4.commands.common import Json, Names, emit, next_command
+from kaggle_hw4.commands.common import Json, Names, as_begun, emit, next_command
 from kaggle_hw4.commands.completion import complete_namings, complete_submissions
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import Workspace
@@ -97,8 +97,11 @@ def board(
 ) -> None:
     """Show cross-validation and leaderboard side by side, and where the public score was to be expected."""
     from kaggle_hw4.board_views import board_csv, board_picture, board_tables
+    from kaggle_hw4.terminal import say
 
     content = verbs.get_board(ctx.obj, sync=sync)
+    if content.problem:
+        say(as_begun(ctx, content.problem))
     if picture:
         board_picture(content, picture)
     emit(as_json and not as_csv, content.as_json(), lambda: (board_csv if as_csv else board_tables)(content))
