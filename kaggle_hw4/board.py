@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from kaggle_hw4.band import Band, Scored, band
 from kaggle_hw4.competition import DAILY_SLOTS, Competition
 from kaggle_hw4.difference import read_rows, sent_rows
-from kaggle_hw4.ensemble.submission import record_of
+from kaggle_hw4.ensemble.submission import MADE_AGAIN, record_of
 from kaggle_hw4.errors import DataError
-from kaggle_hw4.folds import made_again
+from kaggle_hw4.folds import BROUGHT_BACK, made_again
 from kaggle_hw4.ledger import Ledger, Row, number
 from kaggle_hw4.runs import Run
 from kaggle_hw4.workspace import Workspace, check_fields, content_hash, file_hash, read_json
@@ -24,7 +24,10 @@ _ORDERS = 9_999  # tried at most: all of up to 7 submissions
 
 @dataclass(frozen=True)
 class MemberLine:
-    """A member and its out-of-fold accuracy over the folds of this split done so far (None before the first)."""
+    """A member and its out-of-fold accuracy over the folds of this split done so far (None before the first).
+
+    0 of 0 folds where the split is gone.
+    """
 
     name: str
     accuracy: float | None
@@ -77,7 +80,7 @@ class Board:
     """Submissions newest first, members best first, ensembles that were not sent best first.
 
     `correlations` by "public" and "private", of three submissions or more. `slots` left today: by Kaggle
-    when it was just asked, else as the ledger counts them.
+    when it was just asked, else as the ledger counts them. `problem`: why members cannot be measured, and the remedy.
     """
 
     competition: Competition
@@ -87,6 +90,7 @@ class Board:
     correlations: dict[str, RankCorrelation]
     slots: int
     slots_from: str  # "Kaggle" or "ledger"
+    problem: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Scores as numbers; a score that is not known is null."""
@@ -118,14 +122,18 @@ def read_board(workspace: Workspace, edition: Competition, slots: int | None = N
         for hash, line, entry in waiting
         if hash and hash not in sent
     ]
+    members, problem = _member_lines(workspace), ""
+    if members and not workspace.folds_file.exists():
+        problem = f"{workspace.folds_file} is gone, and with it what the trainings are measured by.\n  {BROUGHT_BACK}"
     return Board(
         edition,
         submissions,
-        sorted(_member_lines(workspace), key=_best_complete_first),
+        sorted(members, key=_best_complete_first),
         sorted(unsent, key=lambda line: -(line.accuracy or 0.0)),
         _correlations(submissions),
         max(0, DAILY_SLOTS - _made_today(rows)) if slots is None else slots,
         "ledger" if slots is None else "Kaggle",
+        problem,
     )
 
 
@@ -168,7 +176,7 @@ def _record(csv: Path, csv_hash: str) -> dict[str, Any]:
     path = record_of(csv)
     if not path.exists():
         return {}
-    again = "Delete it; `kaggle-hw4 ensemble` makes it again."
+    again = f"Delete it; {MADE_AGAIN}"
     made = read_json(path, again)
     if not isinstance(made, dict) or made.get("csv") != csv_hash:
         return {}
@@ -260,11 +268,12 @@ def _rank_correlation(ours: tuple[float, ...], theirs: tuple[float, ...]) -> Ran
 
 
 def _member_lines(workspace: Workspace) -> list[MemberLine]:
+    folders = sorted(path for path in workspace.runs.glob("*") if path.is_dir())
     if not workspace.folds_file.exists():
-        return []
+        return [MemberLine(folder.name, None, 0, 0) for folder in folders]
     split = read_json(workspace.folds_file, made_again(workspace.folds_file))
     lines = []
-    for folder in sorted(path for path in workspace.runs.glob("*") if path.is_dir()):
+    for folder in folders:
         try:
             k, folds = len(set(check_fields(split, fold_of=dict)["fold_of"].values())), content_hash(split)
             runs = [run for run in (Run(folder / f"fold{fold}") for fold in range(k)) if run.finished]

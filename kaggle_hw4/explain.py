@@ -32,7 +32,7 @@ _WEIGHT_REACH, _LOGIT_REACH = 2e-3, 0.02
 
 @dataclass(frozen=True)
 class Link:
-    """One link of the chain: `what` it is, its recorded `hash`, and what `--verify` found."""
+    """One link of the chain: `what` it is, its recorded `hash` ("" where none is), and what `--verify` found."""
 
     link: str
     what: str
@@ -188,8 +188,11 @@ class _Walk:
         return what, member["made_from"], check
 
     def _checkpoints(self, member: dict[str, Any]) -> tuple[str, str, Callable[[], str]]:
-        runs = self._runs(member)
-        recorded = [run.read_result().get("weights") if run.finished else None for run in runs]
+        runs, what = self._runs(member), f"weights of {_models(member)}"
+        try:
+            recorded = [_weights_of(run) for run in runs]
+        except DataError as error:
+            return what, "", _found(error)
 
         def check() -> str:
             from kaggle_hw4.training.artefacts import spot_check
@@ -199,19 +202,25 @@ class _Walk:
                     raise _Unknown(f"{run.weights} is not there")
                 if file_hash(run.weights) != hash:
                     return f"{run.weights} is not the file that was written"
-                off = spot_check(self.workspace, job_of(run), self._store(), self._folds())
+            store, folds = self._store(), self._folds()
+            try:
+                store.frames  # noqa: B018 (looks at all of them: logits of others say nothing about the weights)
+            except DataError as error:
+                raise _Unknown(f"the data cannot be used: {error.cause}") from error
+            for run in runs:
+                off = spot_check(self.workspace, job_of(run), store, folds)
                 if off > _LOGIT_REACH:
                     return f"{run.weights} gives other test logits than {run.test}, off by {100 * off:.0f} %"
             return ""
 
-        return f"weights of {_models(member)}", content_hash(recorded), check
+        return what, "" if None in recorded else content_hash(recorded), check
 
     def _variant(self, member: dict[str, Any]) -> tuple[str, str, Callable[[], str]]:
         name, _, seed = member["name"].rpartition("-s")
-        record = self._runs(member)[0].record
-        if not record.exists():
-            return name, "", lambda: f"{record} is missing"
-        job = job_of(self._runs(member)[0])
+        try:
+            job = job_of(self._runs(member)[0])
+        except DataError as error:
+            return name, "", _found(error)
 
         def check() -> str:
             try:
@@ -224,7 +233,7 @@ class _Walk:
         return f"seed {seed}, {job.variant.steps:,} steps", content_hash(job.variant.recipe()), check
 
     def _check_folds(self) -> str:
-        found = self._folds().hash
+        found = load_folds(self._store(), self.workspace.folds_file).hash
         return "" if found == self.record["folds"] else f"the split there is {found}"
 
     def _check_data(self) -> str:
@@ -249,7 +258,13 @@ class _Walk:
         return store
 
     def _folds(self) -> Folds:
-        return load_folds(self._store(), self.workspace.folds_file)
+        try:
+            folds = load_folds(self._store(), self.workspace.folds_file)
+        except DataError as error:
+            raise _Unknown(f"the split cannot be read: {error.cause}") from error
+        if folds.hash != self.record["folds"]:
+            raise _Unknown("the split is another")
+        return folds
 
     def _blend(self, store: Store, folds: Folds) -> Blend:
         try:
@@ -263,6 +278,17 @@ class _Walk:
     @staticmethod
     def _is_ours(member: dict[str, Any]) -> bool:
         return "oof_file" not in member["parts"][0]
+
+
+def _found(error: DataError) -> Callable[[], str]:
+    """The check of a link whose files cannot be read: it finds why."""
+    return lambda: error.cause
+
+
+def _weights_of(run: Run) -> str | None:
+    """The recorded hash of a run's weights; None where there is none. Raises DataError: its result is damaged."""
+    result = run.read_result() if run.finished else None
+    return result.get("weights") if isinstance(result, dict) else None
 
 
 def _models(member: dict[str, Any]) -> str:

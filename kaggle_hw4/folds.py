@@ -59,6 +59,10 @@ def split(store: Store, k: int, seed: int) -> np.ndarray:
 
 
 DEFAULT_K, DEFAULT_SEED = 5, 0
+# What to do when the split is gone, and trainings were made on it.
+BROUGHT_BACK = (
+    "Bring it back, or make it as it was: kaggle-hw4 folds --k N --seed S. Or use another --root, or delete `runs/`."
+)
 
 
 def make_folds(
@@ -102,8 +106,7 @@ def _write(store: Store, path: Path, k: int, seed: int, trained: Collection[str]
     if trained and content_hash(content) not in trained:
         raise DataError(
             f"{path} is gone, and the trainings here are of another split than k={k}, seed={seed}",
-            "Bring it back, or make it as it was: kaggle-hw4 folds --k N --seed S. Or use another --root, or "
-            "delete `runs/`.",
+            BROUGHT_BACK,
         )
     write_json(path, content)
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -173,6 +174,24 @@ def test_what_the_board_advises_is_for_its_workspace(tmp_path: Path) -> None:
 def test_an_empty_board_has_a_picture_as_well(tmp_path: Path) -> None:
     assert run("board", "--picture", str(tmp_path / "board.svg"), root=tmp_path / "new").exit_code == 0
     assert b"boss" in (tmp_path / "board.svg").read_bytes()
+
+
+def test_trainings_whose_split_is_gone_are_not_denied(bench: Bench, tmp_path: Path) -> None:
+    assert run("board", root=tmp_path).stderr == ""
+    bench.workspace.folds_file.unlink()
+    shown = run("board", root=tmp_path)
+    assert shown.exit_code == 0
+    assert "Nothing is trained" not in shown.stdout
+    assert "folds.json is gone" in shown.stderr
+    assert f"make it as it was: kaggle-hw4 --root {tmp_path} folds --k N --seed S" in shown.stderr
+    content = json.loads(run("board", "--json", root=tmp_path).stdout)
+    assert len(content["submissions"]) == 3
+    assert {(member["accuracy"], member["folds_done"], member["folds"]) for member in content["members"]} == {
+        (None, 0, 0)
+    }
+    shutil.rmtree(bench.workspace.runs)
+    shown = run("board", root=tmp_path)
+    assert ("Nothing is trained here yet" in shown.stdout, shown.stderr) == (True, "")
 
 
 def test_sync_brings_the_place_among_the_teams_and_the_slots(

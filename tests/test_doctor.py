@@ -1,11 +1,14 @@
 """What the doctor finds, with the command that mends it, and that it never shows a secret."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 from kaggle_support import SLUG, Server
+from test_cli import run
 
 from kaggle_hw4 import doctor
 from kaggle_hw4.doctor import Finding, examine, matching
@@ -194,6 +197,26 @@ def test_too_little_disk(told: list[Any], workspace: Workspace, monkeypatch: pyt
     archive.unlink()
     workspace.store.mkdir(parents=True)  # what takes the room is there already
     assert named(examine(SLUG, workspace, online=False), "disk").ok
+    monkeypatch.setattr(Usage, "free", 5e8)  # but trainings have none
+    finding = named(examine(SLUG, workspace, online=False), "disk")
+    assert (finding.ok, "trainings may take 1.0 GB" in finding.value) == (False, True)
+    assert finding.remedy == "Free some space."
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_damaged_data_is_one_finding_among_the_others(told: list[Any], tmp_path: Path, as_json: bool) -> None:
+    tiny.store(tmp_path)
+    (tmp_path / "data" / "store" / "store.json").write_text("garbage")
+    result = run("doctor", "--offline", *(["--json"] if as_json else []), root=tmp_path)
+    assert (result.exit_code, "error" in result.stderr) == (3, False)
+    if as_json:
+        found = {finding["name"]: finding for finding in json.loads(result.stdout)}
+        assert {"Python", "device", "disk", "credentials", "data"} <= set(found)
+        assert not found["data"]["ok"]
+        assert "store.json cannot be read" in found["data"]["value"]
+        assert "kaggle-hw4 data" in found["data"]["remedy"]
+    else:
+        assert f"pack it again: kaggle-hw4 --root {tmp_path} data" in result.stdout
 
 
 def test_pairs_that_go_together() -> None:

@@ -284,7 +284,7 @@ def test_an_edited_submission_is_not_believed(bench: Bench) -> None:
     made.file.write_text(made.file.read_text() + "\n")
     with pytest.raises(DataError, match=r"\.csv is not the file that was written") as error:
         recorded_name(bench.workspace, made.file)
-    assert "`kaggle-hw4 ensemble` makes it again" in error.value.remedy
+    assert "an ensemble of the same members makes it again" in error.value.remedy
     of_my_own = made.file.rename(made.file.with_name("mine.csv"))
     assert recorded_name(bench.workspace, of_my_own) == ""
 

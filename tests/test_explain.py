@@ -16,19 +16,21 @@ from kaggle_hw4.ensemble.members import choose_members
 from kaggle_hw4.ensemble.submission import record_of
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.explain import Chain, explain
+from kaggle_hw4.folds import Folds
 from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.runs import Job, identity, run_of
 from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace, file_hash, read_json, write_json
 
 SLUG = "ml2023springhw4"
+MEMBERS = ("sample", "conformer-full")
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     tiny.packed(tiny.as_folder(tmp_path / "source", tiny.files(train=30)), tmp_path / "data" / "store", "float32")
     bench = Bench(tmp_path)
-    for seed, name in enumerate(["sample", "conformer-full"]):
+    for seed, name in enumerate(MEMBERS):
         bench.member(name, seed=seed)
     return bench
 
@@ -134,6 +136,80 @@ def test_the_first_link_that_does_not_match_is_named(
     assert broken is not None
     assert broken.link == link
     assert words in broken.found
+
+
+def states(found: Chain) -> dict[str, str]:
+    return {link.link: link.state for link in found.links}
+
+
+def trained(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights as a training would leave them, which a spot check finds to be those of the logits."""
+    for folder in bench.workspace.runs.glob("*/fold*"):
+        (folder / "weights.safetensors").write_bytes(b"weights")
+        result = read_json(folder / "result.json", "")
+        write_json(folder / "result.json", result | {"weights": file_hash(folder / "weights.safetensors")})
+
+    def spot_check(workspace: Workspace, job: Job, store: Store, folds: Folds) -> float:
+        return float(0 * store.frames[0, 0])
+
+    monkeypatch.setattr("kaggle_hw4.training.artefacts.spot_check", spot_check)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{")])
+def test_of_a_split_that_is_gone_no_other_link_is_blamed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+) -> None:
+    trained(bench, monkeypatch)
+    made = make(bench)
+    damage(bench.workspace.folds_file)
+    found = chain(bench, made.name)
+    assert [link.link for link in found.links if link.state == "differs"] == ["folds"]
+    needing = ["file", "weights", *(f"{kind} {name}-s0" for kind in ("logits", "checkpoints") for name in MEMBERS)]
+    for link in [link for link in found.links if link.link in needing]:
+        assert (link.state, "the split cannot be read" in link.found) == ("not checked", True)
+
+
+def test_of_damaged_frames_no_checkpoint_is_blamed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(bench, monkeypatch)
+    made = make(bench)
+    assert states(chain(bench, made.name))["checkpoints sample-s0"] == "matches"
+    edit_frames(bench, made)
+    with open(bench.workspace.runs / "conformer-full-s0" / "fold2" / "weights.safetensors", "ab") as file:
+        file.write(b".")  # which needs no data to be seen
+    found = chain(bench, made.name)
+    assert [link.link for link in found.links if link.state == "differs"] == ["checkpoints conformer-full-s0", "data"]
+    (link,) = [link for link in found.links if link.link == "checkpoints sample-s0"]
+    assert (link.state, "frames.bin is damaged" in link.found) == ("not checked", True)
+
+
+def test_a_hash_that_is_recorded_nowhere_is_not_shown(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(bench, monkeypatch)
+    made = make(bench)
+    (bench.workspace.runs / "sample-s0" / "fold1" / "result.json").unlink()
+    for verify in (False, True):
+        hashes = {link.link: link.hash for link in chain(bench, made.name, verify).links}
+        assert hashes["checkpoints sample-s0"] == ""
+        assert len(hashes["checkpoints conformer-full-s0"]) == 16
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+@pytest.mark.parametrize("name", ["run.json", "result.json"])
+def test_a_damaged_record_of_a_run_marks_links_and_loses_none(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str, fold: int
+) -> None:
+    trained(bench, monkeypatch)
+    made = make(bench)
+    whole = [link.link for link in chain(bench, made.name).links]
+    path = bench.workspace.runs / "sample-s0" / f"fold{fold}" / name
+    path.write_text("{")
+    assert [link.link for link in chain(bench, made.name, verify=False).links] == whole
+    found = chain(bench, made.name)
+    assert [link.link for link in found.links] == whole
+    marked = {link.link: link.found for link in found.links if link.state == "differs"}
+    first_record = (name, fold) == ("run.json", 0)
+    needing = ["logits sample-s0", "checkpoints sample-s0", *(["variant sample-s0"] if first_record else [])]
+    assert list(marked) == needing
+    assert all(f"{path} cannot be read" in problem for problem in marked.values())
 
 
 def test_a_reference_stands_for_the_file_that_was_sent_under_it(bench: Bench, tmp_path: Path) -> None:

@@ -241,10 +241,10 @@ def test_a_record_of_other_things_spoils_the_board_with_one_message(tmp_path: Pa
     csv.parent.mkdir()
     csv.write_text("Id,Category\na,b\n")
     write_json(csv.with_suffix(".json"), record | {"csv": file_hash(csv)})
-    with pytest.raises(DataError, match=r"a\.json is not the record of an ensemble"):
-        read_board(Workspace(tmp_path), competition(tiny.SLUG))
-    with pytest.raises(DataError, match=r"a\.json is not the record of an ensemble"):
-        read_record(csv)
+    for read in (lambda: read_board(Workspace(tmp_path), competition(tiny.SLUG)), lambda: read_record(csv)):
+        with pytest.raises(DataError, match=r"a\.json is not the record of an ensemble") as error:
+            read()
+        assert "an ensemble of the same members makes it again" in error.value.remedy  # `ensemble` alone: of all
 
 
 @pytest.mark.parametrize(

@@ -98,10 +98,13 @@ def board(
 ) -> None:
     """Show cross-validation and leaderboard side by side, and where the public score was to be expected."""
     from kaggle_hw4.board_views import board_csv, board_picture, board_tables
+    from kaggle_hw4.terminal import say
 
     if as_csv and as_json:
         raise UsageError("--csv and --json are two forms of the same", "Give one of them.")
     content = verbs.get_board(ctx.obj, sync=sync)
+    if content.problem:
+        say(as_begun(ctx, content.problem))
     if picture:
         board_picture(content, picture)
     begun = partial(as_begun, ctx)

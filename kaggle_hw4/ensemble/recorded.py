@@ -10,7 +10,7 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.ensemble.blend import blend_test
 from kaggle_hw4.ensemble.members import Member, added_member, load_member
 from kaggle_hw4.ensemble.pool import Pool
-from kaggle_hw4.ensemble.submission import record_of
+from kaggle_hw4.ensemble.submission import MADE_AGAIN, record_of
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.runs import REFIT
@@ -42,7 +42,7 @@ class Blend:
 def read_record(csv: Path) -> dict[str, Any]:
     """What is recorded beside a submission. Raises DataError when it is missing or damaged."""
     path = record_of(csv)
-    again = f"Delete {path}; `kaggle-hw4 ensemble` makes it again."
+    again = f"Delete {path}; {MADE_AGAIN}"
     record = read_json(path, again)
     try:
         check_fields(

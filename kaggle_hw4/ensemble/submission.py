@@ -8,7 +8,8 @@ from kaggle_hw4.competition import ID_COLUMN, LABEL_COLUMN
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import Workspace, atomic_path, file_hash, read_json
 
-_AGAIN = "`kaggle-hw4 ensemble` makes it again."
+# Without the members' names it would be another: that of all members.
+MADE_AGAIN = "an ensemble of the same members makes it again: kaggle-hw4 ensemble NAME …"
 
 
 def record_of(csv: Path) -> Path:
@@ -21,7 +22,7 @@ def has_record(workspace: Workspace, csv: Path) -> bool:
     record = record_of(csv)
     if csv.resolve().parent != workspace.submissions.resolve() or not record.exists():
         return False
-    return isinstance(read_json(record, f"Delete {record}; {_AGAIN}"), dict)
+    return isinstance(read_json(record, f"Delete {record}; {MADE_AGAIN}"), dict)
 
 
 def recorded_name(workspace: Workspace, csv: Path) -> str:
@@ -35,7 +36,7 @@ def recorded_name(workspace: Workspace, csv: Path) -> str:
     if read_json(record_of(csv), "").get("csv") != file_hash(csv):
         raise DataError(
             f"{csv} is not the file that was written: its checksum differs",
-            f"Delete it; {_AGAIN} A file of your own needs a name of its own.",
+            f"A file of your own needs a name of its own. Else delete it; {MADE_AGAIN}",
         )
     return csv.stem
 
