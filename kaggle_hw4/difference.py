@@ -176,5 +176,5 @@ def recorded_accuracy(workspace: Workspace, name: str) -> float | None:
     record = workspace.submissions / f"{name}.json"
     if not name or not record.exists():
         return None
-    made = read_json(record, "Delete it; `kaggle-hw4 ensemble` makes it again.")
+    made = read_json(record, "Delete it; an ensemble of the same members makes it again.")
     return made.get("accuracy") if isinstance(made, dict) else None

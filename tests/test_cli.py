@@ -317,8 +317,8 @@ def test_an_ensemble_from_the_command_line(root: Path, tmp_path: Path) -> None:
 def test_an_empty_board_says_what_to_do(tmp_path: Path) -> None:
     result = run("board", root=tmp_path)
     assert result.exit_code == 0
-    for word in ("boss", "0.93000", "kaggle-hw4 data", "kaggle-hw4 train", "kaggle-hw4 submit"):
-        assert word in " ".join(result.stdout.split())
+    for word in ("boss", "0.93000", *(f"kaggle-hw4 --root {tmp_path} {verb}" for verb in ("data", "train", "submit"))):
+        assert word in result.stdout
     content = json.loads(run("board", "--json", root=tmp_path).stdout)
     assert content["submissions"] == content["members"] == []
     assert content["baselines"]["simple"] == 0.66025
