@@ -58,7 +58,8 @@ def train(
         ),
     ] = None,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Train on all labels what is trained on every fold, for as many steps.")
+        bool,
+        typer.Option("--refit", help="Train on all labels what is trained on every fold, for all steps of its recipe."),
     ] = False,
     device: Device = "auto",
     workers: Annotated[
