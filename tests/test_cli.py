@@ -265,6 +265,17 @@ def test_commands_are_named_as_this_one_was_begun(root: Path, monkeypatch: pytes
     assert f"Next: {own} submit" in run(*train[:-2], root=root).stderr
 
 
+def test_what_comes_next_is_not_what_was_just_done(root: Path) -> None:
+    train = ["train", "--variant", "sample", "--steps", "2", "--workers", "1"]
+    every = run(*train, "--fold", "0,1,2,3,4", root=root)
+    assert every.stderr.endswith(f"Next: kaggle-hw4 --root {root} submit\n")
+    other = ["--seed", "1", "--fold", "2"]
+    left = f"Next: kaggle-hw4 --root {root} train --fold all --variant sample --seed 1 --steps 2\n"
+    assert run(*train, *other, root=root).stderr.endswith(left)
+    again = run(*train, root=root)  # `submit` would refuse: of the other seed folds are missing
+    assert again.stderr.endswith(f"Next: kaggle-hw4 --root {root} ensemble sample-s0\n")
+
+
 def test_folds_are_shown_and_not_made_twice(root: Path) -> None:
     facts = json.loads(run("folds", "--k", "3", "--json", root=root).stdout)
     assert (facts["k"], facts["sizes"]) == (3, [8, 8, 8])
