@@ -50,7 +50,11 @@ def split(store: Store, k: int, seed: int) -> np.ndarray:
     rare = [store.speakers[i] for i in range(len(store.speakers)) if counts.get(i, 0) < k]
     if rare:
         names = ", ".join(rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
-        raise DataError(f"fewer than {k} different utterances of {names}", "Choose a smaller k: kaggle-hw4 folds --k N")
+        most = min(counts.get(i, 0) for i in range(len(store.speakers)))
+        remedy = "A split needs two of each speaker: get data that has them."
+        if most >= 2:
+            remedy = f"Choose a smaller k, at most {most}: kaggle-hw4 folds --k {most}"
+        raise DataError(f"fewer than {k} different utterances of {names}", remedy)
     of_content = {}
     splitter = StratifiedKFold(k, shuffle=True, random_state=seed)
     for fold, (_, held_out) in enumerate(splitter.split(distinct, distinct["speaker"])):

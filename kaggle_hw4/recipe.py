@@ -18,6 +18,7 @@ _SIZES = (
     *("crop", "also_crops", "batch", *_OR_NONE),
 )
 _LARGEST = 1 << 16
+_MOST_STEPS = 10**9
 _KINDS: dict[Any, Any] = {bool: bool, str: str, float: int | float}
 
 # What else decides the shape of a model.
@@ -196,6 +197,8 @@ class Variant:
             )
         if min(self.steps, self.lr, self.clip) <= 0:
             raise UsageError(f"steps {self.steps}, lr {self.lr}, clip {self.clip}", "Choose all above 0.")
+        if self.steps > _MOST_STEPS:
+            raise UsageError(f"steps {self.steps}", f"Choose at most {_MOST_STEPS:,}.")
         if self.warmup >= self.steps > 1:  # a single step is at its full rate
             raise UsageError(
                 f"warmup {self.warmup} of {self.steps} steps", "Choose a warmup below steps: a tenth of them, say."

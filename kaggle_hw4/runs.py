@@ -250,19 +250,23 @@ def check_place(workspace: Workspace, run: Run) -> None:
         )
 
 
-def check_identity(run: Run, expected: dict[str, Any]) -> None:
+def check_identity(run: Run, expected: dict[str, Any], remedy: str = "") -> None:
     """Raises DataError when a run was made from something else than `expected`; the differences are named."""
     found = run.read_record()
     if found != expected:
-        remedy = f"Use another --root, or delete {run.folder.parent} to train it anew."
-        if (steps := _other_steps(found, expected)) is not None:
-            remedy = f"To go on with what is there: --steps {steps}. Or use another --root."
-        elif isinstance(found, dict) and found | {"dtype": expected["dtype"], "hash": expected["hash"]} == expected:
-            remedy = (
-                f"Delete the packed data and pack it as it was: by the same `kaggle-hw4 data` command, with --dtype "
-                f"{found['dtype']}. Or use another --root."
-            )
-        raise DataError(f"{run.folder} was made from something else: {_difference(found, expected)}", remedy)
+        cause = f"{run.folder} was made from something else: {_difference(found, expected)}"
+        raise DataError(cause, remedy or _as_it_was(run, found, expected))
+
+
+def _as_it_was(run: Run, found: Any, expected: dict[str, Any]) -> str:
+    if (steps := _other_steps(found, expected)) is not None:
+        return f"To go on with what is there: --steps {steps}. Or use another --root."
+    if isinstance(found, dict) and found | {"dtype": expected["dtype"], "hash": expected["hash"]} == expected:
+        return (
+            f"Delete the packed data and pack it as it was: by the same `kaggle-hw4 data` command, with --dtype "
+            f"{found['dtype']}. Or use another --root."
+        )
+    return f"Use another --root, or delete {run.folder.parent} to train it anew."
 
 
 def _other_steps(found: Any, expected: dict[str, Any]) -> int | None:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import pkgutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+import torch
 from desk import Desk, make_desk
 from kaggle_support import Port
 from sounds import tone, write_wav
@@ -21,7 +23,7 @@ from sounds import tone, write_wav
 import kaggle_hw4
 from kaggle_hw4 import Variant, Workspace, blend, export, get_board, get_data, identify, register, send, train, variants
 from kaggle_hw4.errors import DataError, UsageError
-from kaggle_hw4.verbs import Trained, diff, explain, open_split
+from kaggle_hw4.verbs import Trained, diff, explain, open_split, predict
 
 SOURCE = Path(kaggle_hw4.__file__)
 
@@ -161,6 +163,11 @@ def test_results_are_typed_dataclasses() -> None:
         ({"engine": "Ray"}, "no engine 'Ray'"),
         ({"variants": []}, "no variants"),
         ({"seeds": [-1]}, "seeds"),
+        ({"seeds": [1.5]}, "seeds"),
+        ({"seeds": [True]}, "seeds"),
+        ({"seeds": [2**32]}, "seeds"),
+        ({"seeds": 3}, "seeds 3"),
+        ({"logs": "papyrus"}, "no log 'papyrus'"),
         ({"workers": 0}, "workers 0"),
         ({"workers": -1}, "workers -1"),
         ({"folds": 0}, "folds 0"),
@@ -184,6 +191,25 @@ def test_a_seed_given_twice_is_one(tmp_path: Path, capsys: pytest.CaptureFixture
     tiny.store(tmp_path)
     train(Workspace(tmp_path), "sample", seeds=[3, 3], steps=30, dry_run=True, device="cpu")
     assert "sample-s3: fold 0, 1, 2, 3, 4; 150 steps" in capsys.readouterr().err
+
+
+def test_seeds_may_be_numpys_and_the_process_is_afterwards_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.store(tmp_path)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        done = train(Workspace(tmp_path), "sample", folds="0", seeds=np.arange(7, 8), steps=2, workers=1, device="cpu")
+        assert [one.member for one in done] == ["sample-s7"]
+        assert torch.get_num_threads() == 3
+        train(Workspace(tmp_path), "sample", seeds=[7], steps=2, workers=1, device="cpu")
+        predict(Workspace(tmp_path), device="cpu")
+        assert torch.get_num_threads() == 3
+        assert dict(os.environ) == environment
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_identify_of_no_candidates_is_refused(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds, make_folds
 from kaggle_hw4.jobs.budget import Allotment, allot, parse_duration, recall, remember
 from kaggle_hw4.jobs.calibrate import Cost, measure
-from kaggle_hw4.jobs.plan import Costs, Plan, PlannedJob, job_seconds, make_plan
-from kaggle_hw4.runs import Job, claim, identity, run_of, with_steps
+from kaggle_hw4.jobs.plan import Costs, Plan, PlannedJob, job_seconds, last_step, make_plan
+from kaggle_hw4.runs import Job, Run, claim, identity, run_of, with_steps
 from kaggle_hw4.training.capture import COMPILED_SHARE, COMPILING_SECONDS, can_compile, worth_compiling
 from kaggle_hw4.variants import Variant, expand, variant
 from kaggle_hw4.views import plan_lines
@@ -110,7 +110,7 @@ def test_durations_are_read_in_their_units(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "50", "m", "1.5h", "-3m", "30m1h"])
+@pytest.mark.parametrize("text", ["", "50", "m", "1.5h", "-3m", "30m1h", "٣m"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="no duration"):
         parse_duration(text)
@@ -218,6 +218,14 @@ def test_a_plan_is_of_the_groups_that_the_workers_take(data: tuple[Store, Folds]
 
 def planned(*jobs: Job) -> list[PlannedJob]:
     return [PlannedJob(job, 0, 1.0, False) for job in jobs]
+
+
+def test_what_a_kill_between_two_checkpoints_left_is_begun(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.log.write_text('{"step": 40}\n')
+    assert last_step(run) == 0
+    run.previous_checkpoint.touch()
+    assert last_step(run) == 40
 
 
 def test_a_last_stage_of_longer_crops_takes_longer(data: tuple[Store, Folds]) -> None:

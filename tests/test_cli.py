@@ -134,6 +134,39 @@ def test_a_refit_takes_its_steps_from_cross_validation_and_refuses_without(root:
     assert run("ensemble", root=root).exit_code == 0
 
 
+def test_a_refit_says_where_the_folds_ended_before_all_of_its_steps(root: Path) -> None:
+    train = ["train", "--variant", "sample", "--workers", "1"]
+    assert run(*train, "--steps", "3", root=root).exit_code == 0
+    assert "early" not in run(*train, "--refit", "--dry-run", root=root).stderr
+    result = root / "runs" / "sample-s0" / "fold1" / "result.json"
+    write_json(result, json.loads(result.read_text()) | {"steps": 2})
+    said = run(*train, "--refit", "--dry-run", root=root).stderr
+    assert "sample-s0 ended early on fold 1: its refit takes all 3 steps." in said
+    write_json(result, [])
+    refused(run(*train, "--refit", "--dry-run", root=root), 3, "result.json is not the result of a run")
+
+
+def test_folds_of_one_member_have_one_length(root: Path) -> None:
+    train = ["train", "--variant", "sample", "--workers", "1"]
+    assert run(*train, "--steps", "3", "--fold", "0,1,2", root=root).exit_code == 0
+    refused(run(*train, "--steps", "2", "--fold", "4", root=root), 3, "steps 3 there, 2 now", "go on", "--steps 3")
+    runs = root / "runs" / "sample-s0"
+    assert not (runs / "fold4").exists()
+    assert run(*train, "--steps", "3", root=root).exit_code == 0
+    shutil.rmtree(runs / "fold4")  # and it comes back as two commands at once can make it
+    runs.rename(root / "three")
+    assert run(*train, "--steps", "2", "--fold", "4", root=root).exit_code == 0
+    (runs / "fold4").rename(root / "three" / "fold4")
+    runs.rmdir()
+    (root / "three").rename(runs)
+    remedy = f"Delete {runs / 'fold4'} and train again: kaggle-hw4 --root {root} train --fold all --variant sample "
+    for options in (["--steps", "3"], ["--steps", "2"], ["--refit"]):
+        refused(run(*train, *options, root=root), 3, f"{remedy}--steps 3")
+    shutil.rmtree(runs / "fold4")
+    assert run(*train, "--steps", "3", root=root).exit_code == 0
+    assert run(*train, "--refit", "--dry-run", root=root).exit_code == 0
+
+
 def test_data_packs_once_and_refuses_another_source(tmp_path: Path) -> None:
     source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
     result = run("data", "--from", str(source), "--json", root=tmp_path)
@@ -232,6 +265,17 @@ def test_commands_are_named_as_this_one_was_begun(root: Path, monkeypatch: pytes
     assert f"Next: {own} submit" in run(*train[:-2], root=root).stderr
 
 
+def test_what_comes_next_is_not_what_was_just_done(root: Path) -> None:
+    train = ["train", "--variant", "sample", "--steps", "2", "--workers", "1"]
+    every = run(*train, "--fold", "0,1,2,3,4", root=root)
+    assert every.stderr.endswith(f"Next: kaggle-hw4 --root {root} submit\n")
+    other = ["--seed", "1", "--fold", "2"]
+    left = f"Next: kaggle-hw4 --root {root} train --fold all --variant sample --seed 1 --steps 2\n"
+    assert run(*train, *other, root=root).stderr.endswith(left)
+    again = run(*train, root=root)  # `submit` would refuse: of the other seed folds are missing
+    assert again.stderr.endswith(f"Next: kaggle-hw4 --root {root} ensemble sample-s0\n")
+
+
 def test_folds_are_shown_and_not_made_twice(root: Path) -> None:
     facts = json.loads(run("folds", "--k", "3", "--json", root=root).stdout)
     assert (facts["k"], facts["sizes"]) == (3, [8, 8, 8])
@@ -255,6 +299,7 @@ def test_variants_with_their_published_scores() -> None:
         (["--variant", "conformr-full"], ["Did you mean conformer-full", "transformer-simple"]),
         (["--fold", "5"], ["no fold '5'", "0, 1, 2, 3, 4, all"]),
         (["--fold", "first"], ["no fold 'first'"]),
+        (["--fold", "٣"], ["no fold '٣'"]),
         (["--steps", "0"], ["--steps"]),
         (["--workers", "0"], ["--workers"]),
         (["--device", "abacus"], ["--device abacus"]),

@@ -263,6 +263,10 @@ BAD: dict[str, tuple[dict[str, bytes], str]] = {
     "table of another kind": (CONTENT | {"mapping.json": b"[]"}, "mapping.json"),
     "other n_mels": (edited("testdata.json", lambda t: t.update(n_mels=80)), "n_mels is 80"),
     "speaker without class": (edited("metadata.json", lambda t: t["speakers"].update(id1=[])), "id1"),
+    "speaker without utterances": (
+        edited("metadata.json", lambda t: t["speakers"].update(id00090=[])),
+        "metadata.json has no utterance of id00090",
+    ),
     "a single speaker": (tiny.files(speakers=1), "nobody to tell apart"),
     "mapping contradicts itself": (edited("mapping.json", lambda t: t["id2speaker"].update({"0": "x"})), "disagree"),
     "path leaves the folder": (

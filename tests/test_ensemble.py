@@ -20,6 +20,7 @@ from kaggle_hw4.explain import explain
 from kaggle_hw4.runs import Job, train_command, with_steps
 from kaggle_hw4.submit import read_submission
 from kaggle_hw4.variants import variant
+from kaggle_hw4.verbs import predict
 from kaggle_hw4.workspace import file_hash, read_json, write_json
 
 
@@ -261,11 +262,16 @@ def test_missing_folds_are_named_and_the_complete_members_offered(bench: Bench) 
     bench.member("conformer-full")
     (bench.workspace.runs / "conformer-full-s0" / "fold1" / "result.json").unlink()
     assert choose_members(bench.workspace, K, ["sample"]) == ["sample-s0"]
-    for names in ([], ["conformer-full"]):  # what was begun is never left out silently: a slot is at stake
+    for names in ([], ["conformer-full", "sample"]):  # what was begun is never left out silently: a slot is at stake
         with pytest.raises(DataError, match=r"conformer-full-s0: fold 1\s") as error:
             choose_members(bench.workspace, K, names)
         assert "Run: kaggle-hw4 train --fold all --variant conformer-full; or" in str(error.value)
-        assert "kaggle-hw4 ensemble sample-s0" in str(error.value)
+        assert str(error.value).endswith("kaggle-hw4 ensemble sample-s0")
+    with pytest.raises(DataError, match="not trained on every fold") as error:
+        choose_members(bench.workspace, K, ["conformer-full"])  # without it nothing is left of what was asked for
+    assert "without them" not in str(error.value)
+    with pytest.raises(DataError, match=r"or without them: kaggle-hw4 predict sample-s0$"):
+        predict(bench.workspace)
 
 
 def test_a_fold_copied_over_another_is_refused(bench: Bench) -> None:

@@ -49,8 +49,11 @@ def test_twins_share_a_fold(tmp_path: Path) -> None:
 def test_a_speaker_with_too_few_different_utterances_is_named(tmp_path: Path) -> None:
     store = with_twins(tmp_path)  # 8 utterances of each, 7 different
     split(store, 7, 0)
-    with pytest.raises(DataError, match=r"fewer than 8 different utterances of id\d+"):
+    with pytest.raises(DataError, match=r"fewer than 8 different utterances of id\d+[\s\S]*folds --k 7$"):
         split(store, 8, 0)
+    alone = tiny.store(tmp_path / "alone", train=1)
+    with pytest.raises(DataError, match=r"different utterances of id00087, .*\s+A split needs two of each speaker"):
+        split(alone, 5, 0)
     with pytest.raises(UsageError, match="at least 2"):
         split(store, 1, 0)
 

@@ -458,10 +458,20 @@ def test_what_is_damaged_or_of_other_length_names_the_command_as_it_was_begun(se
     assert run.train_again == again.removesuffix(" --steps 12")  # by the folder's name
 
 
-def test_logits_are_written_again_by_as_many_threads_as_in_training(session: Session) -> None:
+def test_logits_are_written_again_by_as_many_threads_as_in_training(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two threads add up in another order."""
     for fold in range(3):
         session.do(Job("sample", small("sample"), 0, fold))
+    threads: list[int] = []
+    monkeypatch.setattr(
+        "kaggle_hw4.training.artefacts.predict_again", lambda *_: threads.append(torch.get_num_threads())
+    )
+    before = torch.get_num_threads()
     torch.set_num_threads(2)
-    verbs.predict(session.workspace, device="cpu")
-    assert torch.get_num_threads() == 1
+    try:
+        verbs.predict(session.workspace, device="cpu")
+        assert (threads, torch.get_num_threads()) == ([1, 1, 1], 2)
+    finally:
+        torch.set_num_threads(before)

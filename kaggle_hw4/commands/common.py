@@ -14,7 +14,6 @@ import typer
 from kaggle_hw4.commands.completion import complete_members
 from kaggle_hw4.errors import DataError
 
-MAX_SEED = 2**32 - 1  # scikit-learn's and numpy's
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:1 …")]
 Names = Annotated[

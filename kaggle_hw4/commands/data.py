@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from kaggle_hw4 import verbs
-from kaggle_hw4.commands.common import MAX_SEED, Json, emit, next_command
+from kaggle_hw4.commands.common import Json, emit, next_command
 from kaggle_hw4.competition import DEFAULT_SLUG
+from kaggle_hw4.verbs.data import MAX_SEED
 from kaggle_hw4.workspace import Workspace
 
 

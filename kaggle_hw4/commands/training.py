@@ -6,8 +6,10 @@ from typing import Annotated
 import typer
 
 from kaggle_hw4 import verbs
-from kaggle_hw4.commands.common import MAX_SEED, Device, Json, Names, emit, next_command
+from kaggle_hw4.commands.common import Device, Json, Names, emit, next_command
 from kaggle_hw4.commands.completion import complete_variants
+from kaggle_hw4.verbs.data import MAX_SEED
+from kaggle_hw4.workspace import Workspace
 
 
 class Engines(StrEnum):
@@ -58,7 +60,8 @@ def train(
         ),
     ] = None,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Train on all labels what is trained on every fold, for as many steps.")
+        bool,
+        typer.Option("--refit", help="Train on all labels what is trained on every fold, for all steps of its recipe."),
     ] = False,
     device: Device = "auto",
     workers: Annotated[
@@ -97,10 +100,18 @@ def train(
         dry_run=dry_run,
     )
     if not dry_run:
-        from kaggle_hw4.runs import finishing_command
+        next_command(ctx, _after_training(ctx.obj, list(dict.fromkeys(one.member for one in trained))))
 
-        members = list(dict.fromkeys(one.member for one in trained))
-        next_command(ctx, "kaggle-hw4 submit" if fold == "all" else finishing_command(ctx.obj, members))
+
+def _after_training(workspace: Workspace, members: list[str]) -> str:
+    """What comes after these were trained: to finish them, or to blend what is complete."""
+    from kaggle_hw4.ensemble.members import complete_members
+    from kaggle_hw4.runs import finishing_command
+
+    _, missing = complete_members(workspace, verbs.open_split(workspace)[1].k)
+    if unfinished := [member for member in members if member in missing]:
+        return finishing_command(workspace, unfinished)
+    return f"kaggle-hw4 ensemble {' '.join(members)}" if missing else "kaggle-hw4 submit"
 
 
 def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") -> None:

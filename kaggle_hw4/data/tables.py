@@ -46,11 +46,13 @@ def read_tables(raw: dict[str, bytes]) -> Tables:
 
     index = {speaker: i for i, speaker in enumerate(speakers)}
     train = [(*_entry("metadata.json", e), index[s]) for s, entries in labelled.items() for e in _list(s, entries)]
+    if silent := [speaker for speaker in speakers if not labelled[speaker]]:
+        raise DataError(f"metadata.json has no utterance of {_some(silent)}", _AGAIN)
     test = [(*_entry("testdata.json", e), -1) for e in _get("testdata.json", testdata, "utterances", list)]
     _refuse_leak({row[0] for row in train}, {row[0] for row in test})
     utterances = pd.DataFrame(train + test, columns=["id", "length", "speaker"])
-    if not train or not test:
-        raise DataError(f"{'metadata' if not train else 'testdata'}.json names no utterance", _AGAIN)
+    if not test:
+        raise DataError("testdata.json names no utterance", _AGAIN)
     if not utterances["id"].is_unique:
         twice = utterances["id"][utterances["id"].duplicated()].tolist()
         raise DataError(f"listed twice: {_some(twice)}", _AGAIN)

@@ -85,8 +85,10 @@ def complete_members(workspace: Workspace, k: int) -> tuple[list[str], dict[str,
     return complete, missing
 
 
-def choose_members(workspace: Workspace, k: int, names: list[str]) -> list[str]:
+def choose_members(workspace: Workspace, k: int, names: list[str], command: str = "ensemble") -> list[str]:
     """The members named by members, variants (all seeds) or sets; all of the workspace when none is named.
+
+    `command` is the one that they are chosen for, as it is offered without those that are not complete.
 
     Raises:
         UsageError: a name that no member answers to.
@@ -105,7 +107,8 @@ def choose_members(workspace: Workspace, k: int, names: list[str]) -> list[str]:
         chosen += [member for member in found if member not in chosen]
     if lacking := [name for name in chosen if name in missing]:
         folds = "; ".join(f"{name}: fold {', '.join(map(str, missing[name]))}" for name in lacking)
-        offer = f"; or without them: kaggle-hw4 ensemble {' '.join(complete)}" if complete else ""
+        others = [name for name in chosen if name in complete]
+        offer = f"; or without them: kaggle-hw4 {command} {' '.join(others)}" if others else ""
         raise DataError(
             f"not trained on every fold yet: {folds}", f"Run: {finishing_command(workspace, lacking)}{offer}"
         )

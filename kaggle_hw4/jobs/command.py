@@ -3,27 +3,27 @@
 from functools import partial
 
 from kaggle_hw4.data.store import Store
-from kaggle_hw4.errors import UsageError
+from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.budget import allot, parse_duration, recall, remember
 from kaggle_hw4.jobs.engine import Engine
 from kaggle_hw4.jobs.local import LocalEngine
-from kaggle_hw4.jobs.plan import Plan, choose_device, choose_folds, make_plan
+from kaggle_hw4.jobs.plan import Plan, check_member, choose_device, choose_folds, make_plan
 from kaggle_hw4.jobs.work import Options
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import (
     REFIT,
     Job,
-    check_identity,
+    Run,
     finishing_command,
-    identity,
     job_of,
     member_name,
     run_of,
     with_steps,
 )
+from kaggle_hw4.terminal import say
 from kaggle_hw4.variants import expand, variant
-from kaggle_hw4.workspace import Workspace
+from kaggle_hw4.workspace import Workspace, check_fields
 
 
 def open_engine(
@@ -133,29 +133,40 @@ def plan_training(
 def cross_validated(workspace: Workspace, store: Store, folds: Folds, name: str, seeds: list[int]) -> Variant:
     """The recipe, steps included, with which `name` was trained on every fold with each of `seeds`.
 
+    Says where a budget ended a fold before all of its steps: the refit takes them all.
+
     Raises:
         UsageError: a fold is not trained to its end, or the recipes differ.
         DataError: a run was made from something else.
     """
     recipes: list[Variant] = []
     for seed in seeds:
+        member, found, early = member_name(name, seed), list[Variant](), list[str]()
         for fold in range(folds.k):
             run = run_of(workspace, Job(name, variant(name), seed, fold))
             if not run.finished:
-                member = member_name(name, seed)
                 begun = finishing_command(workspace, [member])
                 raise UsageError(
                     f"{member} is not trained on fold {fold}: a refit takes its steps from there",
                     f"Run first: {begun or f'kaggle-hw4 train --fold all --variant {name} --seed {seed}'}",
                 )
-            job = job_of(run)
-            check_identity(run, identity(job, store, folds))
-            recipes.append(job.variant)
+            found.append(job_of(run).variant)
+            if _steps_done(run) < found[-1].steps:
+                early.append(str(fold))
+        recipes.append(max(found, key=found.count))
+        check_member(workspace, Job(name, recipes[-1], seed, REFIT), store, folds)
+        if early:
+            say(f"{member} ended early on fold {', '.join(early)}: its refit takes all {recipes[-1].steps:,} steps.")
     if any(recipe != recipes[0] for recipe in recipes):
-        raise UsageError(
-            f"the folds or seeds of {name} were trained with different recipes", "Refit the seeds one at a time."
-        )
+        raise UsageError(f"the seeds of {name} were trained with different recipes", "Refit the seeds one at a time.")
     return recipes[0]
+
+
+def _steps_done(run: Run) -> int:
+    try:
+        return int(check_fields(run.read_result(), steps=int)["steps"])
+    except ValueError as error:
+        raise DataError(f"{run.result} is not the result of a run: {error}", run.train_again) from error
 
 
 def check_fits(name: str, v: Variant, store: Store) -> None:

@@ -13,7 +13,7 @@ from kaggle_hw4.errors import UsageError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.jobs.calibrate import Cost, measure
 from kaggle_hw4.recipe import Variant
-from kaggle_hw4.runs import Job, Run, check_identity, identity, run_of
+from kaggle_hw4.runs import REFIT, Job, Run, check_identity, identity, job_of, run_of, train_command
 from kaggle_hw4.training.capture import COMPILED_SHARE, COMPILING_SECONDS, worth_compiling
 from kaggle_hw4.training.schedules import mean_crop, validation_steps
 from kaggle_hw4.workspace import Workspace
@@ -116,7 +116,7 @@ def choose_folds(text: str, k: int) -> list[int]:
         chosen = [int(part) for part in text.split(",")]
     except ValueError:
         chosen = [-1]
-    if not all(0 <= fold < k for fold in chosen):
+    if not text.isascii() or not all(0 <= fold < k for fold in chosen):
         raise UsageError(f"no fold {text!r}", f"There are: {', '.join(map(str, range(k)))}, all.")
     return list(dict.fromkeys(chosen))
 
@@ -159,12 +159,14 @@ def make_plan(
     members that are complete.
 
     Raises:
-        DataError: a run's folder was made from something else, or a variant does not fit the GPU.
+        DataError: see `check_member`, or a variant does not fit the GPU.
     """
     jobs = [Job(name, v, seed, fold) for fold in fold_numbers for seed in seeds for name, v in chosen.items()]
     if member_by_member:
         jobs.sort(key=lambda job: (seeds.index(job.seed), list(chosen).index(job.name)))
-    states = [_state(workspace, job, store, folds) for job in jobs]
+    for job in {job.member: job for job in jobs}.values():
+        check_member(workspace, job, store, folds)
+    states = [_state(workspace, job) for job in jobs]
     planned = [PlannedJob(job, step, 0.0, finished) for job, (step, finished) in zip(jobs, states, strict=True)]
     todo = [p.job for p in planned if not p.finished]
     rows = sum(len(folds.validation_rows(job.fold)) + len(store.test_rows) for job in todo)
@@ -196,11 +198,24 @@ def timed(jobs: list[PlannedJob], costs: dict[str, Cost], workers: int, store: S
     return replace(plan, jobs=[with_seconds(planned) for planned in jobs])
 
 
-def _state(workspace: Workspace, job: Job, store: Store, folds: Folds) -> tuple[int, bool]:
+def check_member(workspace: Workspace, job: Job, store: Store, folds: Folds) -> None:
+    """Raises DataError when a fold or the refit of the job's member was made from something else than the job is."""
+    asked = [replace(job, fold=fold) for fold in (*range(folds.k), REFIT)]
+    started = {run: identity(one, store, folds) for one in asked if (run := run_of(workspace, one)).started}
+    others = [run for run, expected in started.items() if run.read_record() != expected]
+    ours = [run for run in started if run not in others]
+    remedy = ""
+    if others and ours:  # only one of them can be gone on with: what more of them are
+        fewer, more = sorted((others, ours), key=len)
+        folders = ", ".join(str(run.folder) for run in fewer)
+        remedy = f"Delete {folders} and train again: {train_command([job_of(more[0])])}"
+    for run in others:
+        check_identity(run, started[run], remedy)
+
+
+def _state(workspace: Workspace, job: Job) -> tuple[int, bool]:
     """The last step logged, and whether the job is finished."""
     run = run_of(workspace, job)
-    if run.started:
-        check_identity(run, identity(job, store, folds))
     if run.finished:
         return job.variant.steps, True
     return last_step(run), False
@@ -208,7 +223,8 @@ def _state(workspace: Workspace, job: Job, store: Store, folds: Folds) -> tuple[
 
 def last_step(run: Run) -> int:
     """The last step logged of a training that goes on from a checkpoint; else 0."""
-    lines = run.log_lines() if run.checkpoint.exists() else []
+    goes_on = run.checkpoint.exists() or run.previous_checkpoint.exists()  # the former is not there for a moment
+    lines = run.log_lines() if goes_on else []
     return max((line["step"] for line in lines), default=0)
 
 

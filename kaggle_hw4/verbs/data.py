@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kaggle_hw4.data.store import Store
     from kaggle_hw4.folds import Folds
 
+MAX_SEED = 2**32 - 1  # scikit-learn's and numpy's
 Names = str | Sequence[str]  # one name, or some
 
 

@@ -1,15 +1,17 @@
 """Verbs about models: train them, predict with them again."""
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import index
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import TYPE_CHECKING
 
 from kaggle_hw4.errors import DataError, UsageError, first_line
-from kaggle_hw4.verbs.data import Names, listed, open_split
+from kaggle_hw4.verbs.data import MAX_SEED, Names, listed, open_split
 from kaggle_hw4.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ def train(
     engine: str = "local",
     address: str | None = None,
     deterministic: bool = False,
-    logs: Sequence[str] = (),
+    logs: Names = (),
     dry_run: bool = False,
 ) -> list[Trained]:
     """Train variants or sets of them on folds, and write their out-of-fold and test logits; gives what is finished.
@@ -75,8 +77,9 @@ def train(
     from kaggle_hw4.views import plan_lines
 
     began = time.monotonic()
-    _check_train(listed(variants), folds, seeds, budget, workers, engine)
-    check_logs(logs)
+    _check_train(listed(variants), folds, budget, workers, engine)
+    whole_seeds = _whole(seeds)
+    check_logs(listed(logs))
     store, split = open_split(workspace)
     chosen = open_engine(
         workspace,
@@ -86,16 +89,16 @@ def train(
         address=address,
         device=device,
         workers=workers,
-        options=Options(deterministic, tuple(logs)),
+        options=Options(deterministic, tuple(listed(logs))),
     )
-    with _handlers_kept(), closing(chosen):
+    with _handlers_kept(), _process_kept(), closing(chosen):
         plan, seconds = plan_training(
             workspace,
             store,
             split,
             names=listed(variants),
             fold=folds,
-            seeds=None if seeds is None else list(seeds),
+            seeds=whole_seeds,
             steps=steps,
             budget=budget,
             refit=refit,
@@ -119,14 +122,42 @@ def _handlers_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_train(
-    variants: list[str], folds: str, seeds: Sequence[int] | None, budget: str | None, workers: int | None, engine: str
-) -> None:
+@contextmanager
+def _process_kept() -> Iterator[None]:
+    """What suits the workers, PyTorch's threads and some of the environment, is afterwards as the caller had it."""
+    import torch
+
+    from kaggle_hw4.jobs.work import WORKER_ENVIRONMENT
+
+    threads, before = torch.get_num_threads(), {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _whole(seeds: Sequence[int] | None) -> list[int] | None:
+    """The seeds as Python's integers, which JSON takes; numpy's are fine. Raises UsageError for what is none."""
+    if seeds is None:
+        return None
+    try:
+        whole = [-1 if isinstance(seed, bool) else index(seed) for seed in seeds]
+    except TypeError:
+        whole = [-1]
+    if not all(0 <= seed <= MAX_SEED for seed in whole):
+        raise UsageError(f"seeds {seeds!r}"[:200], f"Give a list of whole numbers from 0 to {MAX_SEED}.")
+    return whole
+
+
+def _check_train(variants: list[str], folds: str, budget: str | None, workers: int | None, engine: str) -> None:
     """Raises UsageError for what the command line refuses by itself."""
     for fine, cause, remedy in (
         (variants, "no variants", "Name some, or leave them out for the default set."),
         (isinstance(folds, str), f"folds {folds!r}", 'Write "all", or numbers as in "0,3".'),
-        (min(seeds or [0]) >= 0, f"seeds {seeds}", "Choose them from 0 on."),
         (isinstance(budget, str | None), f"budget {budget!r}", 'Write it as "50m" or "2h".'),
         (workers is None or workers >= 1, f"workers {workers}", "At least 1."),
         (engine in ("local", "ray"), f"no engine {engine!r}", "There are: local, ray."),
@@ -165,11 +196,11 @@ def predict(workspace: Workspace, names: Names = (), *, device: str = "auto") ->
 
     store, split = open_split(workspace)
     target = devices_of(choose_device(device))[0]
-    prepare_torch(target, deterministic=False)  # as the workers of a training: the same logits, bit by bit
-    members = choose_members(workspace, split.k, listed(names))
+    members = choose_members(workspace, split.k, listed(names), "predict")
     runs = [run_at(workspace, member, number) for member in members for number in range(split.k)]
     runs += [run for run in (run_at(workspace, member, REFIT) for member in members) if run.finished]
-    with progress_bar("predicting") as update:
+    with _process_kept(), progress_bar("predicting") as update:
+        prepare_torch(target, deterministic=False)  # as the workers of a training: the same logits, bit by bit
         for done, run in enumerate(runs):
             try:
                 predict_again(workspace, job_of(run), store, split, target)
