@@ -196,11 +196,11 @@ def predict(workspace: Workspace, names: Names = (), *, device: str = "auto") ->
 
     store, split = open_split(workspace)
     target = devices_of(choose_device(device))[0]
-    members = choose_members(workspace, split.k, listed(names), "predict")
-    runs = [run_at(workspace, member, number) for member in members for number in range(split.k)]
-    runs += [run for run in (run_at(workspace, member, REFIT) for member in members) if run.finished]
     with _process_kept(), progress_bar("predicting") as update:
         prepare_torch(target, deterministic=False)  # as the workers of a training: the same logits, bit by bit
+        members = choose_members(workspace, split.k, listed(names), "predict")
+        runs = [run_at(workspace, member, number) for member in members for number in range(split.k)]
+        runs += [run for run in (run_at(workspace, member, REFIT) for member in members) if run.finished]
         for done, run in enumerate(runs):
             try:
                 predict_again(workspace, job_of(run), store, split, target)
