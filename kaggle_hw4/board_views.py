@@ -48,6 +48,7 @@ def board_tables(board: Board, console: Console = stdout, begun: Callable[[str],
 
 def _fitting(title: str, rows: list[tuple[str, ...]], console: Console) -> Table:
     """CV breaks first, before its ±: names are to be copied. Then names break, then columns go, and no figure does."""
+    longest = max((len(cells[0]) for cells in rows), default=0)
     for count in range(len(_FIGURES), 1, -1):
         table = table_of("submission", *_FIGURES[:count], right=_FIGURES, title=title)
         names, cv, *figures = table.columns
@@ -59,7 +60,6 @@ def _fitting(title: str, rows: list[tuple[str, ...]], console: Console) -> Table
         wide = table.__rich_measure__(console, console.options.update_width(_ANY_WIDTH)).maximum - len(" ±0.000")
         names.no_wrap = wide <= console.width
         names.min_width = _SHORTEST_NAME
-        longest = max((len(cells[0]) for cells in rows), default=0)
         if wide - max(0, longest - _SHORTEST_NAME) <= console.width:
             break
     return table
