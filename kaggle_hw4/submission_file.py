@@ -31,8 +31,13 @@ class SubmissionFile:
 
 
 def submission_named(workspace: Workspace, name: str) -> Path | None:
-    """The file that `name` stands for: a submission of the workspace, with or without its ending, or any file."""
-    places = (workspace.submissions / f"{name}.csv", workspace.submissions / name, Path(name))
+    """The file that `name` stands for: a submission of the workspace, with or without its ending, or any file.
+
+    What has a folder in it, as `./mean.csv`, is a file first.
+    """
+    places = [workspace.submissions / f"{name}.csv", workspace.submissions / name, Path(name)]
+    if os.path.basename(name) != name:
+        places.reverse()
     # os.path knows no errors: a name may be longer than a file's. JSON is the record beside a submission.
     return next((path for path in places if path.suffix != ".json" and os.path.isfile(path)), None)
 

@@ -1,5 +1,6 @@
 """The adapter, driving the unmodified official client against the rehearsal server and its faults."""
 
+import shlex
 import subprocess
 import sys
 from dataclasses import replace

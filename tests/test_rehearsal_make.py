@@ -4,13 +4,16 @@ import csv
 import io
 import json
 import re
+import shlex
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from kaggle_hw4.cli import app
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.rehearsal.make import make
 from kaggle_hw4.rehearsal.voices import SAMPLE_RATE, draw_speaker, utterance

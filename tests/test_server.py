@@ -19,6 +19,7 @@ import pytest
 from kaggle_support import IDS, LABELS, SLUG, Port, Server, make_competition, write_csv
 
 from kaggle_hw4.errors import DataError, UsageError
+from kaggle_hw4.kaggle_client import KaggleClient
 from kaggle_hw4.official_client import new_api
 from kaggle_hw4.rehearsal.faults import parse
 from kaggle_hw4.rehearsal.scoring import Answers, Rehearsal

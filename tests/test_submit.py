@@ -15,6 +15,7 @@ from kaggle_hw4.errors import DataError, PendingError, RefusedError, Unavailable
 from kaggle_hw4.kaggle_client import KaggleClient
 from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.rehearsal.faults import answer, json_answer, lose_answer
+from kaggle_hw4.submission_file import find_submission
 from kaggle_hw4.submit import read_submission, submit, sync
 from kaggle_hw4.workspace import Workspace
 
@@ -102,6 +103,20 @@ def test_a_bad_file_is_refused_without_a_request(
         send(workspace, path)
     assert kaggle.requests == []
     assert not workspace.root.exists()
+
+
+def test_a_path_is_no_name_of_a_submission(
+    workspace: Workspace, csv_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`./mean.csv` is the file here, also where the workspace has a submission of that name."""
+    workspace.submissions.mkdir(parents=True)
+    inside = workspace.submissions / csv_path.name
+    inside.write_bytes(csv_path.read_bytes())
+    monkeypatch.chdir(csv_path.parent)
+    for name in ("mean", "mean.csv"):
+        assert find_submission(workspace, name) == inside
+    for path in (f".{os.sep}mean.csv", os.path.join("..", csv_path.parent.name, "mean.csv"), str(csv_path)):
+        assert os.path.samefile(find_submission(workspace, path), csv_path)
 
 
 # --- sending -----------------------------------------------------------------------------------
