@@ -31,6 +31,8 @@ _LOOKUP_SECONDS, _LOOKUP_PAUSE = 6.0, 2.0
 _SETTLE_SECONDS = 60.0
 _LOCK_SECONDS = 50.0
 _POLL_SECONDS = 0.25, 10.0  # from the first pause between two looks at the score to the longest
+# What the same command goes on with: it may have been begun with `force`, and would else send another.
+_OPEN = ("sending", "sent")
 _RERUN = "Run the same command again, or `kaggle-hw4 board --sync`; nothing is sent twice."
 
 
@@ -65,7 +67,7 @@ def submit(
         row = _known(ledger, slug, _content_hash(file), force)
         if row is None:
             alike, warnings = against_earlier(workspace, ledger.all(slug), file.frame, ensemble)
-            row = None if force and alike and alike.state != "sending" else alike
+            row = None if force and alike and alike.state not in _OPEN else alike
             for warning in warnings:
                 report(warning)
         if row is not None and row.state == "complete":
@@ -76,6 +78,8 @@ def submit(
         if row is not None and row.state == "error":
             raise _error(row)
         client = KaggleClient(slug)
+        if force and row and row.state == "sent" and row.ref and not client.submission(row.ref):
+            row = None  # Kaggle does not know it
         if row is None or row.state == "sending":
             row = _send(client, ledger, file, row, ensemble, report)
             if row.state == "error":
@@ -143,14 +147,9 @@ def _foreign(slug: str, submission: Submission) -> Row:
 
 
 def _known(ledger: Ledger, slug: str, csv_hash: str, force: bool) -> Row | None:
-    """The row that answers for this content. A doubtful one does so even under `force`."""
-    rows = ledger.find(slug, csv_hash)
-    for row in rows:
-        if row.state == "sending":
-            return row
-    if force:
-        return None
-    return next((row for row in rows if row.ref is not None), None)
+    """The row that answers for this content. One that is open does so even under `force`, first one in doubt."""
+    rows = sorted(ledger.find(slug, csv_hash), key=lambda row: row.state != "sending")
+    return next((row for row in rows if row.state in _OPEN or (row.ref is not None and not force)), None)
 
 
 def _send(

@@ -234,6 +234,38 @@ def test_pending_then_picked_up(kaggle: Server, workspace: Workspace, csv_path: 
     assert kaggle.requests.count("CreateSubmission") == 1
 
 
+@pytest.mark.parametrize("again", ["mean.csv", "turned.csv"])
+def test_a_forced_one_that_is_pending_is_waited_for_by_the_same_command(
+    kaggle: Server, workspace: Workspace, csv_path: Path, again: str
+) -> None:
+    """It is what the message advises, and promises that nothing is sent twice."""
+    send(workspace, csv_path)
+    write_csv(csv_path.with_name("turned.csv"), dict(reversed(LABELS.items())))
+    kaggle.rehearsal.scoring_seconds = 3600.0
+    with pytest.raises(PendingError, match=r"Run the same command again(.|\n)*nothing is sent twice"):
+        send(workspace, csv_path, force=True, timeout=0.2)
+    kaggle.rehearsal.scoring_seconds = 0.0
+    kaggle.rehearsal.entries = [replace(entry, due=0.0) for entry in kaggle.rehearsal.entries]
+    row = send(workspace, csv_path.with_name(again), force=True)
+    assert len(kaggle.rehearsal.entries) == 2
+    assert row is not None
+    assert (row.ref, row.state) == (kaggle.rehearsal.entries[-1].ref, "complete")
+
+
+def test_a_pending_one_that_kaggle_does_not_know_is_no_hindrance_to_force(
+    kaggle: Server, workspace: Workspace, csv_path: Path
+) -> None:
+    """A rehearsal set up anew, say."""
+    kaggle.rehearsal.scoring_seconds = 3600.0
+    first = send(workspace, csv_path, wait=False)
+    kaggle.rehearsal.scoring_seconds = 0.0
+    kaggle.rehearsal.entries = []
+    row = send(workspace, csv_path, force=True)
+    assert row is not None
+    assert first is not None
+    assert (row.id != first.id, row.state) == (True, "complete")
+
+
 def test_refused_while_waiting_says_that_it_is_made(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
     kaggle.disturb("GetSubmission", json_answer(401, b'{"code": 401, "message": "Unauthenticated"}'))
     with pytest.raises(RefusedError, match=r"\(401\); submission \d+ is made and recorded(.|\n)*settings/api"):

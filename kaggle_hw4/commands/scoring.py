@@ -64,7 +64,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the score.")] = True,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Seconds to wait for the score.")] = 600.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Make the file and validate it; nothing is sent.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Send even a file that was sent before.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Send even a file that was sent and scored before.")] = False,
     as_json: Json = False,
 ) -> None:
     """Send a submission to Kaggle at most once, wait for its score and record it."""
