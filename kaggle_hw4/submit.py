@@ -125,8 +125,6 @@ def sync(slug: str, workspace: Workspace) -> list[Row]:
             )
             if row is None:
                 changed.append(_record(ledger, ledger.add(_foreign(slug, submission)), submission))
-            elif row.ref and row.state in ("complete", "error") and submission.status not in ("COMPLETE", "ERROR"):
-                continue  # scored since it was listed
             elif (updated := _record(ledger, row, submission)) != row:
                 changed.append(updated)
     return changed
@@ -282,6 +280,9 @@ def _refresh(client: KaggleClient, ledger: Ledger, row: Row) -> Row:
 
 def _record(ledger: Ledger, row: Row, found: Submission) -> Row:
     state = {"COMPLETE": "complete", "ERROR": "error"}.get(found.status, "sent")
+    now = next((known for known in ledger.all(row.competition) if known.id == row.id), row)
+    if now.ref and now.state in ("complete", "error") and state == "sent":
+        return now  # scored since Kaggle was asked
     return ledger.update(
         row.id,
         state=state,

@@ -266,6 +266,27 @@ def test_a_pending_one_that_kaggle_does_not_know_is_no_hindrance_to_force(
     assert (row.id != first.id, row.state) == (True, "complete")
 
 
+def test_an_answer_from_before_a_score_does_not_take_it_away(
+    kaggle: Server, workspace: Workspace, csv_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that wait for one submission, the one that was told "pending" writes last."""
+    kaggle.rehearsal.scoring_seconds = 3600.0
+    send(workspace, csv_path, wait=False)
+    asked = KaggleClient.submission
+
+    def asked_before(client: KaggleClient, ref: int) -> Any:
+        found = asked(client, ref)
+        monkeypatch.setattr(KaggleClient, "submission", asked)
+        kaggle.rehearsal.entries = [replace(entry, due=0.0) for entry in kaggle.rehearsal.entries]
+        send(workspace, csv_path)
+        return found
+
+    monkeypatch.setattr(KaggleClient, "submission", asked_before)
+    row = send(workspace, csv_path, wait=False)
+    assert row == row_of(workspace)
+    assert (row.state, row.public) == ("complete", "1.00000")
+
+
 def test_refused_while_waiting_says_that_it_is_made(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
     kaggle.disturb("GetSubmission", json_answer(401, b'{"code": 401, "message": "Unauthenticated"}'))
     with pytest.raises(RefusedError, match=r"\(401\); submission \d+ is made and recorded(.|\n)*settings/api"):
