@@ -216,8 +216,8 @@ def _look_up(client: KaggleClient, id: str, seconds: float) -> Submission | None
     while True:
         try:
             submissions = client.submissions()
-        except UnavailableError as error:
-            raise _doubtful(id) from error
+        except (UnavailableError, RefusedError) as error:
+            raise _doubtful(id, f"\n  {error}" if isinstance(error, RefusedError) else "") from error
         for submission in submissions:
             if id in submission.description:
                 return submission
@@ -227,9 +227,9 @@ def _look_up(client: KaggleClient, id: str, seconds: float) -> Submission | None
         time.sleep(min(_LOOKUP_PAUSE, left))
 
 
-def _doubtful(id: str) -> PendingError:
+def _doubtful(id: str, why: str = "") -> PendingError:
     return PendingError(
-        f"whether Kaggle has the submission is not known; its id is {id}",
+        f"whether Kaggle has the submission is not known; its id is {id}{why}",
         "Run the same command again: it looks for the id before it sends anything.",
     )
 

@@ -356,6 +356,18 @@ def test_no_look_up_no_second_submission(kaggle: Server, workspace: Workspace, c
     assert len(kaggle.rehearsal.entries) == 1
 
 
+def test_a_look_up_that_is_refused_is_a_doubt_and_says_why(
+    kaggle: Server, workspace: Workspace, csv_path: Path
+) -> None:
+    kaggle.disturb("CreateSubmission", lose_answer)
+    kaggle.disturb("ListSubmissions", *[json_answer(401, b'{"code": 401, "message": "Unauthenticated"}')] * 2)
+    for _ in range(2):
+        with pytest.raises(PendingError, match=r"hw4-(.|\n)*\(401\)(.|\n)*settings/api"):
+            send(workspace, csv_path)
+    send(workspace, csv_path)
+    assert len(kaggle.rehearsal.entries) == 1
+
+
 def test_refused_before_sending_can_be_repeated(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
     kaggle.disturb("CreateSubmission", json_answer(403, b'{"code": 403, "message": "rules"}'))
     with pytest.raises(RefusedError, match="/rules"):
