@@ -243,7 +243,8 @@ def _message(response: Any) -> str:
         text = inner.get("message") if isinstance(inner, dict) else content.get("message")
     except (ValueError, AttributeError, RecursionError):  # HTML, or no object
         return ""
-    return redacted(" ".join(str(text or "").split()))[:300]
+    whole = str(text or "").encode(errors="replace").decode()  # without half a character, as where it was cut off
+    return redacted(" ".join(whole.split()))[:300]
 
 
 def _retry_after(response: Any) -> float | None:

@@ -368,6 +368,15 @@ def test_a_look_up_that_is_refused_is_a_doubt_and_says_why(
     assert len(kaggle.rehearsal.entries) == 1
 
 
+def test_a_refusal_cut_in_the_middle_of_a_character_is_recorded(
+    kaggle: Server, workspace: Workspace, csv_path: Path
+) -> None:
+    kaggle.disturb("CreateSubmission", json_answer(400, b'{"code": 400, "message": "cut \\ud83d"}'))
+    with pytest.raises(RefusedError, match=r"cut \?"):
+        send(workspace, csv_path)
+    assert row_of(workspace).state == "error"
+
+
 def test_refused_before_sending_can_be_repeated(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
     kaggle.disturb("CreateSubmission", json_answer(403, b'{"code": 403, "message": "rules"}'))
     with pytest.raises(RefusedError, match="/rules"):
