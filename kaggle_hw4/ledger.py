@@ -32,6 +32,7 @@ CREATE TABLE submissions (
 )
 """
 
+_MOVED_AWAY = "Was it moved away or changed meanwhile? `kaggle-hw4 board --sync` brings what was sent back from Kaggle."
 _MOVE_AWAY = "If it is damaged, move it away; `kaggle-hw4 board --sync` brings Kaggle's scores back."
 
 # From each version to the next.
@@ -115,9 +116,12 @@ class Ledger:
         return row
 
     def update(self, id: str, **changes: Any) -> Row:
-        """Change columns of one row and give the row as it is then."""
+        """Change columns of one row and give the row as it is then. Raises DataError where it is gone."""
         with self._connection() as connection:
-            row = replace(_rows(connection, "WHERE id = ?", id)[0], **changes)
+            found = _rows(connection, "WHERE id = ?", id)
+            if not found:
+                raise DataError(f"{self.path} has no {id!r} any more", _MOVED_AWAY)
+            row = replace(found[0], **changes)
             assignments = ", ".join(f"{name} = ?" for name in [*changes, "checksum"])
             values = (*changes.values(), _checksum(row), id)
             connection.execute(f"UPDATE submissions SET {assignments} WHERE id = ?", values)

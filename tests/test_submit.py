@@ -377,6 +377,20 @@ def test_a_refusal_cut_in_the_middle_of_a_character_is_recorded(
     assert row_of(workspace).state == "error"
 
 
+def test_a_ledger_that_goes_away_while_waiting_is_named(
+    kaggle: Server, workspace: Workspace, csv_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = KaggleClient.submission
+
+    def moved_away(client: KaggleClient, ref: int) -> Any:
+        workspace.ledger.rename(workspace.ledger.with_name("away.sqlite"))
+        return asked(client, ref)
+
+    monkeypatch.setattr(KaggleClient, "submission", moved_away)
+    with pytest.raises(DataError, match=r"ledger\.sqlite(.|\n)*board --sync"):
+        send(workspace, csv_path)
+
+
 def test_refused_before_sending_can_be_repeated(kaggle: Server, workspace: Workspace, csv_path: Path) -> None:
     kaggle.disturb("CreateSubmission", json_answer(403, b'{"code": 403, "message": "rules"}'))
     with pytest.raises(RefusedError, match="/rules"):
