@@ -24,7 +24,7 @@ def new_api() -> Any:
     """The client's API object, set up by the environment as it is now; not signed in yet.
 
     Its attribute `read_seconds` is the time-out of the clients that it builds from then on.
-    Raises UsageError for an environment of Kaggle's that there is not.
+    Raises UsageError for an environment of Kaggle's that there is not, or a client that is not there.
     """
     name = os.environ.get("KAGGLE_API_ENVIRONMENT", "PROD")
     if name not in ("PROD", "LOCALHOST", "ADMIN", "STAGING", "QA", "TEST"):  # the client may take it for PROD
@@ -84,8 +84,12 @@ def _bare_environment() -> Iterator[None]:
 
 @cache
 def _api_class() -> Any:
-    with _bare_environment():
-        from kaggle.api.kaggle_api_extended import KaggleApi
+    try:
+        with _bare_environment():
+            from kaggle.api.kaggle_api_extended import KaggleApi
+    except ImportError as error:
+        remedy = "Run: pip install --force-reinstall kaggle six"
+        raise UsageError(f"Kaggle's client cannot be imported: {error}", remedy) from error
 
     class TimedApi(KaggleApi):
         def __init__(self) -> None:

@@ -38,6 +38,27 @@ def test_importing_the_module_imports_no_client() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_a_client_that_cannot_be_imported_is_named(kaggle: Server) -> None:
+    """Its package lacks six among its dependencies, so it may be missing."""
+    code = (
+        "import sys\n"
+        "sys.modules['six'] = None\n"
+        "from kaggle_hw4.errors import UsageError\n"
+        "from kaggle_hw4.kaggle_client import KaggleClient\n"
+        "client = KaggleClient('ml2023springhw4')\n"
+        "for ask in (client.check_access, client.submissions):\n"
+        "    try:\n"
+        "        ask()\n"
+        "    except UsageError as error:\n"
+        "        print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("six") >= 2
+    assert done.stdout.count("pip install") == 2
+    assert kaggle.requests == []
+
+
 def test_no_credentials_names_every_place() -> None:
     with pytest.raises(RefusedError) as caught:
         KaggleClient(SLUG)
