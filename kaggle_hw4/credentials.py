@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,7 @@ def _key() -> Found | None:
             return None
         values.append(os.environ.get(variable) or stored.get(name))
     source = " and ".join(dict.fromkeys(sources))
-    removal = f"rm {path}" if source == str(path) else "unset KAGGLE_USERNAME KAGGLE_KEY"
+    removal = f"rm {shlex.quote(str(path))}" if source == str(path) else "unset KAGGLE_USERNAME KAGGLE_KEY"
     return Credential("key", source, removal), tuple(values)
 
 

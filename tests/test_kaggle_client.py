@@ -107,6 +107,14 @@ def test_a_broken_kaggle_json_is_named(
     assert caught.value.cause == kaggle_json_problem() == f"{tmp_path / 'kaggle.json'}: {problem}"
 
 
+def test_what_takes_a_credential_away_can_be_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my keys"
+    folder.mkdir()
+    (folder / "kaggle.json").write_text('{"username": "somebody", "key": "0123456789abcdef"}')
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(folder))
+    assert shlex.split(find_credential().removal) == ["rm", str(folder / "kaggle.json")]
+
+
 def test_what_no_token_holds_is_refused_before_it_is_sent(kaggle_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("KGAT_0123\n", "KGAT 0123", "KGAT_0123\N{NO-BREAK SPACE}"):
         with monkeypatch.context() as patch:

@@ -50,6 +50,13 @@ def labels_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_the_next_command_can_be_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr("kaggle_hw4.rehearsal.make.make", lambda folder, **options: None)
+    folder = str(tmp_path / "my voices")
+    said = CliRunner().invoke(app, ["rehearsal", "make", folder]).stderr
+    assert shlex.split(said)[-3:] == ["rehearsal", "serve", folder]
+
+
 def test_layout_is_that_of_the_competition(members, tables):
     listed = [row for rows in tables["metadata"]["speakers"].values() for row in rows]
     listed += tables["testdata"]["utterances"]

@@ -1,5 +1,6 @@
 """`kaggle-hw4 rehearsal …`: make the embedded competition, and serve it."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,7 @@ def rehearsal_make(
     with progress_bar("synthesising") as update:
         make(folder, speakers=speakers, utterances=utterances, seed=seed, progress=update)
     typer.echo(f"{folder / (DEFAULT_SLUG + '.zip')} and {folder / 'labels.csv'}")
-    say(f"Next: kaggle-hw4 rehearsal serve {folder}")
+    say(f"Next: kaggle-hw4 rehearsal serve {shlex.quote(str(folder))}")
 
 
 @rehearsal_app.command("serve")
