@@ -199,16 +199,17 @@ def _answered(response: Any, competition: Competition, credential: Credential) -
     status = int(response.status_code)
     text = _message(response)
     said = f": {text}" if text else ""
+    wait = _retry_after(response)
     if response.request.method != "POST":
         # Not the API but a file's address, which it gives out for a short time: a new one may work.
-        return Failure(UnavailableError(f"Kaggle's file store answered with error {status}", _LATER), 0.0)
+        remedy = f"Try again in {wait:.0f} seconds; what is done is kept." if wait else _LATER
+        return Failure(UnavailableError(f"Kaggle's file store answered with error {status}", remedy), wait or 0.0)
     if status == 429:
-        wait = _retry_after(response)
         remedy = f"Try again in {wait:.0f} seconds." if wait else "Try again in a minute."
         return Failure(UnavailableError(f"Kaggle asks for fewer requests (429){said}", remedy), wait or 0.0)
     if status >= 500:
         # 501: not implemented will be as true in a second.
-        retry = None if status == 501 else (_retry_after(response) or 0.0)
+        retry = None if status == 501 else (wait or 0.0)
         return Failure(UnavailableError(f"Kaggle answered with error {status}{said}", _LATER), retry)
     if response.headers.get("Content-Type", "").startswith("text/html"):
         return _senseless(status)

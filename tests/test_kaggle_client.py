@@ -222,6 +222,17 @@ def test_a_long_retry_after_is_told_not_waited_for(kaggle: Server) -> None:
         KaggleClient(SLUG).submissions()
 
 
+def test_retry_after_of_the_file_store_is_the_least_wait(
+    kaggle: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("kaggle_hw4.kaggle_calls.time.sleep", waits.append)
+    kaggle.disturb("PUT", answer(503, retry_after="7"), answer(429, retry_after="3600"))
+    with pytest.raises(UnavailableError, match=r"429(.|\n)*3600 seconds"):
+        KaggleClient(SLUG).upload("s.csv", b"Id,Category\n")
+    assert waits == [7.0]
+
+
 def test_a_server_that_stalls(kaggle: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kaggle_hw4.kaggle_calls._ANSWER_SECONDS", 0.2)
     monkeypatch.setattr("kaggle_hw4.kaggle_calls._PATIENCE_SECONDS", 1.0)
