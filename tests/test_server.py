@@ -161,6 +161,13 @@ def test_the_unmodified_client_does_it_all(kaggle: Server, tmp_path: Path, capsy
 # --- scoring -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["#1.csv", "a?b.csv", "50%41.csv", "my file ü.csv"])
+def test_a_file_of_any_name_can_be_sent(kaggle: Server, name: str) -> None:
+    client = KaggleClient(SLUG)
+    ref = client.create(client.upload(name, b"Id,Category\n"), "x")
+    assert [(entry.ref, entry.file_name) for entry in kaggle.rehearsal.entries] == [(ref, name)]
+
+
 def test_halves_are_fixed_and_equal(competition_folder: Path) -> None:
     answers = Answers.read(competition_folder / "labels.csv")
     assert len(answers.public) == len(answers.private) == 6

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -96,7 +97,7 @@ class Api:
             raise HTTPException(400, f"the file is larger than {UPLOAD_LIMIT} bytes")
         name = Path(str(message.get("fileName", "submission.csv"))).name
         token = secrets.token_urlsafe(16)
-        return {"token": token, "createUrl": f"{base}/uploads/{token}/{name}"}
+        return {"token": token, "createUrl": f"{base}/uploads/{token}/{quote(name)}"}
 
     def create_submission(self, message: dict[str, Any], base: str) -> Any:
         """Makes a submission of an uploaded file."""
