@@ -203,7 +203,7 @@ class KaggleClient:
 
     def _maybe_closed(self, error: HW4Error) -> HW4Error:
         """What a 404 to a submission may mean as well."""
-        if kaggle_calls.status_of(error) != 404:
+        if kaggle_calls.status_of(error) != 404 or not isinstance(error, RefusedError):  # the file store's, say
             return error
         return RefusedError(f"{error.cause} (404), or it is closed", f"See {self._competition.url}")
 
