@@ -159,12 +159,13 @@ def _driver() -> str:
 
 
 def _disk(workspace: Workspace) -> Finding:
-    folder = next(path for path in (workspace.root, *workspace.root.parents) if path.is_dir())
-    free = shutil.disk_usage(folder).free
     packed = workspace.store.exists()
+    written = workspace.runs if packed else workspace.data  # either may be a link to another disk
+    folder = next(path for path in (written, *written.parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free
     there = sum(size_of(workspace.data / f"{slug}.zip{end}") for slug in EDITIONS for end in ("", ".part"))
     needed = _DISK_OF_RUNS if packed else max(_DISK - there, _DISK_OF_RUNS)
-    value = f"{size(free)} free in {workspace.root}"
+    value = f"{size(free)} free in {written}"
     if free >= needed:
         return Finding("disk", True, value)
     if packed:

@@ -204,6 +204,23 @@ def test_too_little_disk(told: list[Any], workspace: Workspace, monkeypatch: pyt
     assert finding.remedy == "Free some space."
 
 
+@pytest.mark.parametrize("folder", ["data", "runs"])
+def test_room_is_looked_for_where_it_will_be_needed(
+    told: list[Any], workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """`data` or `runs` may be a link to another disk."""
+    (tmp_path / "large disk").mkdir()
+    (workspace.store if folder == "runs" else workspace.root).mkdir(parents=True)
+    (workspace.root / folder).symlink_to(tmp_path / "large disk")
+
+    def usage(path: Path) -> Any:
+        return SimpleNamespace(free=1e12 if path.resolve().name == "large disk" else 1e6)
+
+    monkeypatch.setattr(doctor.shutil, "disk_usage", usage)
+    finding = named(examine(SLUG, workspace, online=False), "disk")
+    assert (finding.ok, finding.value) == (True, f"1000.0 GB free in {workspace.root / folder}")
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_damaged_data_is_one_finding_among_the_others(told: list[Any], tmp_path: Path, as_json: bool) -> None:
     tiny.store(tmp_path)
