@@ -25,6 +25,7 @@ _IMPORT_SECONDS = 300.0  # a cold disk takes its time over torch
 _DISK = 10e9  # bytes: the archive, 6.3 GB, and the frames packed as float16, 3.4 GB
 _DISK_OF_RUNS = 1e9  # bytes: what trainings write
 _CLOCK_SECONDS = 300.0  # farther off, certificates and tokens begin to fail
+_SET_CLOCK = {"darwin": "sudo sntp -sS time.apple.com", "win32": "w32tm /resync"}
 
 # Run in a process of its own: a torchaudio built for another torch may end it without a traceback.
 _IMPORTS = """
@@ -219,4 +220,4 @@ def _clock(ahead: float | None) -> Finding:
     if abs(ahead) <= _CLOCK_SECONDS:
         return Finding("clock", True, "agrees with Kaggle's")
     value = f"{duration(abs(ahead))} {'ahead of' if ahead > 0 else 'behind'} Kaggle's"
-    return Finding("clock", False, value, "sudo timedatectl set-ntp true")
+    return Finding("clock", False, value, _SET_CLOCK.get(sys.platform, "sudo timedatectl set-ntp true"))

@@ -109,6 +109,14 @@ def test_a_clock_that_is_a_day_behind(kaggle: Server, told: list[Any], workspace
     assert named(examine(SLUG, workspace), "clock").value == "24 h 0 min behind Kaggle's"
 
 
+@pytest.mark.parametrize(("platform", "command"), [("linux", "timedatectl"), ("darwin", "sntp"), ("win32", "w32tm")])
+def test_the_clock_is_set_by_a_command_of_this_system(
+    monkeypatch: pytest.MonkeyPatch, platform: str, command: str
+) -> None:
+    monkeypatch.setattr(doctor.sys, "platform", platform)
+    assert command in doctor._clock(-86400.0).remedy
+
+
 def test_a_server_that_tells_nothing(kaggle: Server, told: list[Any], workspace: Workspace) -> None:
     kaggle.disturb("GetSubmissionLimits", refusal(404, "Not found"))
     kaggle.disturb("GET", answer(200, b"PK", date="yesterday"))
