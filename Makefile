@@ -14,6 +14,8 @@ INPUTS := pyproject.toml constraints.txt
 # The other one of the two versions of Kaggle's client that are supported, in a folder of its own.
 CLIENT := $(shell sed -n 's/^kaggle==\([0-9.]*\).*/\1/p' constraints-client.txt)
 CLIENT_PATH := $(VENV)/kaggle-$(CLIENT)
+# A process for each core, and no more than 4: each takes 1 GB.
+PYTEST = "$(BIN)/python" -m pytest -n auto --maxprocesses 4 --dist worksteal
 CLIENT_TESTS := $(addprefix tests/test_,kaggle_client.py failure_table.py at_most_once.py submit.py secrets.py editions.py server.py doctor.py odd_answers.py)
 
 .PHONY: help install demo data test test-all test-browser test-client test-wheel example-report lint types bench docs docs-cli constraints
@@ -45,10 +47,10 @@ data: install  ## kaggle-hw4 data: download, verify, pack
 	@"$(BIN)/kaggle-hw4" data
 
 test: install  ## the tests (about 10 minutes on 2 cores)
-	@"$(BIN)/python" -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: install  ## also the long ones
-	@"$(BIN)/python" -m pytest
+	@$(PYTEST)
 
 test-browser: install  ## the report in a real browser: Debian's Chromium, installed by root where it is missing
 	@command -v chromium > /dev/null || { \
@@ -63,7 +65,7 @@ test-client: install  ## the tests of the Kaggle side with the other version of 
 		mv "$(CLIENT_PATH).part" "$(CLIENT_PATH)"; }
 	@PYTHONPATH="$(CLIENT_PATH)" "$(BIN)/python" -c 'import sys; from importlib.metadata import version; \
 		print("kaggle", version("kaggle")); sys.exit(version("kaggle") != "$(CLIENT)")'
-	@PYTHONPATH="$(CLIENT_PATH)" "$(BIN)/python" -m pytest -m "not slow" $(CLIENT_TESTS)
+	@PYTHONPATH="$(CLIENT_PATH)" $(PYTEST) -m "not slow" $(CLIENT_TESTS)
 
 test-wheel: install  ## build wheel and sdist, and try both outside the checkout
 	@"$(BIN)/python" -m pytest tests/test_wheel.py
