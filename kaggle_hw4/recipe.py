@@ -85,7 +85,7 @@ class Variant:
     noise: float = 0.0  # share of the crops with noise, mostly 2 to 28 dB below
     mixup: float = 0.0  # α of the shares of two utterances in a mixture of their powers, Beta(α, α)
     time_warp: float = 0.0  # the most that a moment of the crop is moved, as a share of its length
-    mel_warp: float = 0.0  # the most that all mels are shifted, as a share of their number
+    mel_warp: float = 0.0  # the most that a mel is moved, as a share of its place: the first stays
 
     # The optimiser.
     lr: float = 1e-3
