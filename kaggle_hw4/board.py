@@ -113,7 +113,7 @@ def read_board(workspace: Workspace, edition: Competition, slots: int | None = N
     """
     rows = Ledger(workspace.ledger).all(edition.slug)
     entries = [_entry(workspace, row) for row in rows]
-    submissions = _with_bands_and_ranks(entries)
+    submissions = _with_bands_and_ranks(entries, rows)
     sent = {row.csv_hash for row in rows}
     waiting = [_unsent(path) for path in sorted(workspace.submissions.glob("*.csv")) if record_of(path).exists()]
     scored = [entry for _, entry in entries if entry]
@@ -130,7 +130,7 @@ def read_board(workspace: Workspace, edition: Competition, slots: int | None = N
         submissions,
         sorted(members, key=_best_complete_first),
         sorted(unsent, key=lambda line: -(line.accuracy or 0.0)),
-        _correlations(submissions),
+        _correlations(_distinct(submissions, rows)),
         max(0, DAILY_SLOTS - _made_today(rows)) if slots is None else slots,
         "ledger" if slots is None else "Kaggle",
         problem,
@@ -206,9 +206,9 @@ def _scored(made: dict[str, Any], rows: dict[str, str] | None, public: float | N
     return Scored(made["accuracy"], error, averaging["gain"], averaging["sd"], rows, public)
 
 
-def _with_bands_and_ranks(entries: list[tuple[SubmissionLine, Scored | None]]) -> list[SubmissionLine]:
+def _with_bands_and_ranks(entries: list[tuple[SubmissionLine, Scored | None]], rows: list[Row]) -> list[SubmissionLine]:
     scored = [entry for _, entry in entries]
-    ranked = _distinct([line for line, _ in entries])
+    ranked = _distinct([line for line, _ in entries], rows)
     lines = []
     for i, (line, entry) in enumerate(entries):
         others = [other for j, other in enumerate(scored) if other and j != i]
@@ -231,19 +231,21 @@ def _refused(line: SubmissionLine) -> bool:
     return line.ref is None and line.state == "error"
 
 
-def _distinct(lines: list[SubmissionLine]) -> Collection[SubmissionLine]:
-    """Of a file that was sent more than once, which says nothing new, one line: a scored one where there is one."""
-    sent = sorted((line for line in lines if not _refused(line)), key=lambda line: line.public is not None)
-    return {(line.name, line.accuracy): line for line in sent}.values()
+def _distinct(lines: list[SubmissionLine], rows: list[Row]) -> Collection[SubmissionLine]:
+    """Of a file that was sent more than once, which says nothing new, one line: a scored one where there is one.
+
+    `rows` are those of the lines. Files made elsewhere may all have one name.
+    """
+    sent = [(row.csv_hash or row.ref, line) for line, row in zip(lines, rows, strict=True) if not _refused(line)]
+    return dict(sorted(sent, key=lambda one: one[1].public is not None)).values()
 
 
 def _value(line: SubmissionLine, kind: str) -> float | None:
     return {"cv": line.accuracy, "public": number(line.public), "private": number(line.private)}[kind]
 
 
-def _correlations(lines: list[SubmissionLine]) -> dict[str, RankCorrelation]:
+def _correlations(distinct: Collection[SubmissionLine]) -> dict[str, RankCorrelation]:
     found = {}
-    distinct = _distinct(lines)
     for kind in ("public", "private"):
         pairs = [(line.accuracy, _value(line, kind)) for line in distinct]
         both = [(a, b) for a, b in pairs if a is not None and b is not None]

@@ -231,7 +231,8 @@ def _picks(workspace: Workspace, store: Store, folds: Folds, statistics: np.ndar
         found = np.full(len(labels), -1)
         for fold in range(folds.k):
             run, rows = Run(workspace.runs / name / f"fold{fold}"), folds.validation_rows(fold)
-            if run.read_record().get("folds") != folds.hash:
+            record = run.read_record()
+            if isinstance(record, dict) and record.get("folds") != folds.hash:
                 break  # of another split
             oof = load_fold(workspace, store, folds, name, fold).oof
             assert oof, "no refit"

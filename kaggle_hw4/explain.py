@@ -145,8 +145,10 @@ class _Walk:
 
     def _score(self, row: Row) -> Link:
         scores = f"public {row.public or 'not known'}, private {row.private or 'not known'} (ref {row.ref})"
-        if not self.verify or not row.csv_hash:
+        if not self.verify:
             return Link("score", scores, row.csv_hash)
+        if not row.csv_hash:
+            return Link("score", scores, "", "not checked", "made elsewhere: Kaggle does not tell which rows were sent")
         if row.csv_hash == self.hash:
             return Link("score", scores, row.csv_hash, "matches")
         return Link("score", scores, row.csv_hash, "differs", f"the file now has the hash {self.hash or '(none)'}")

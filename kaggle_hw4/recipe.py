@@ -19,6 +19,7 @@ _SIZES = (
 )
 _LARGEST = 1 << 16
 _MOST_STEPS = 10**9
+_MOST_TEST_CROPS = 1_000
 _KINDS: dict[Any, Any] = {bool: bool, str: str, float: int | float}
 
 # What else decides the shape of a model.
@@ -84,7 +85,7 @@ class Variant:
     noise: float = 0.0  # share of the crops with noise, mostly 2 to 28 dB below
     mixup: float = 0.0  # α of the shares of two utterances in a mixture of their powers, Beta(α, α)
     time_warp: float = 0.0  # the most that a moment of the crop is moved, as a share of its length
-    mel_warp: float = 0.0  # the most that all mels are shifted, as a share of their number
+    mel_warp: float = 0.0  # the most that a mel is moved, as a share of its place: the first stays
 
     # The optimiser.
     lr: float = 1e-3
@@ -199,6 +200,8 @@ class Variant:
             raise UsageError(f"steps {self.steps}, lr {self.lr}, clip {self.clip}", "Choose all above 0.")
         if self.steps > _MOST_STEPS:
             raise UsageError(f"steps {self.steps}", f"Choose at most {_MOST_STEPS:,}.")
+        if self.test_crops > _MOST_TEST_CROPS:  # they are looked at when the training is over
+            raise UsageError(f"test_crops {self.test_crops}", f"Choose at most {_MOST_TEST_CROPS:,}.")
         if self.warmup >= self.steps > 1:  # a single step is at its full rate
             raise UsageError(
                 f"warmup {self.warmup} of {self.steps} steps", "Choose a warmup below steps: a tenth of them, say."

@@ -110,6 +110,17 @@ def test_what_was_refused_and_what_was_sent_again_take_no_rank(bench: Bench) -> 
     assert ranks == {line.ref: line.ranks for line in before.submissions}
 
 
+def test_files_of_one_name_made_elsewhere_are_submissions_of_their_own(bench: Bench) -> None:
+    ledger = Ledger(bench.workspace.ledger)
+    theirs = ((11, "", "0.9"), (12, "", "0.8"), (13, "aa", "0.7"), (14, "bb", "0.6"), (15, "bb", "0.6"))
+    for ref, hash, public in theirs:
+        created = f"2026-02-{ref}T00:00:00Z"
+        ledger.add(Row(f"x-{ref}", SLUG, "submission", "submission.csv", hash, created, "complete", ref, public))
+    scores(bench, "0.5")
+    lines = {line.ref: line.ranks.get("public") for line in read_board(bench.workspace, competition(SLUG)).submissions}
+    assert lines == {11: 1, 12: 2, 13: 3, 14: 4, 15: 4, 0: 5, 1: None, 2: None}
+
+
 @pytest.mark.parametrize("width", [40, 50, 60, 64])
 def test_a_narrow_board_gives_up_columns_not_names(bench: Bench, width: int) -> None:
     scores(bench, "0.60001", "0.70001", "0.80001")

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tiny
 from written import Bench
 
 from kaggle_hw4.check import Finding, check_data
 from kaggle_hw4.data.store import open_store
+from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import make_folds
 from kaggle_hw4.workspace import Workspace
 
@@ -132,3 +134,12 @@ def test_a_member_worse_than_a_linear_classifier_names_nobody(tmp_path: Path) ->
     bench.member("sample", quality=99.0)
     (found,) = check_data(bench.workspace, bench.store, bench.folds, lambda what: None)[-1:]
     assert found.figures["by"] == "sample-s0" or found.figures["pairs"] == []
+
+
+def test_a_record_of_a_run_that_is_none_is_one_message(tmp_path: Path) -> None:
+    tiny.packed(tiny.as_folder(tmp_path / "source", tiny.files(train=12)), tmp_path / "data" / "store")
+    bench = Bench(tmp_path)
+    bench.member("sample")
+    (bench.workspace.runs / "sample-s0" / "fold1" / "run.json").write_text("[]")
+    with pytest.raises(DataError, match="not a record of a run"):
+        check_data(bench.workspace, bench.store, bench.folds, lambda what: None)

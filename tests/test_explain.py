@@ -240,6 +240,15 @@ def test_a_file_made_elsewhere_ends_the_chain(bench: Bench, tmp_path: Path) -> N
         chain(bench, "nobody")
 
 
+def test_a_score_of_rows_that_nobody_knows_is_not_checked(bench: Bench) -> None:
+    """Sent on Kaggle's site, under the name of a file of the workspace."""
+    name = make(bench).file.name
+    row = Row("kaggle-9", SLUG, name, name, "", "2026-01-01T00:00:00Z", "complete", 9, "0.95")
+    Ledger(bench.workspace.ledger).add(row)
+    states = {link.link: link.state for link in chain(bench, name).links}
+    assert (states["score"], states["file"]) == ("not checked", "matches")
+
+
 def test_data_that_is_gone_is_said(bench: Bench) -> None:
     made = make(bench)
     store: Store = bench.store

@@ -118,6 +118,7 @@ def test_another_sample_rate_gives_the_same_sound(tmp_path: Path, rate: int) -> 
     np.testing.assert_allclose(read[500:-500], tone(1.0)[500:-500], atol=1e-3)
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_what_is_no_usable_recording_is_one_message(tmp_path: Path) -> None:
     for name, content in (("noise.wav", b"\x00\x01" * 500), ("empty.wav", b""), ("cut.wav", b"RIFF\x00\x00")):
         (tmp_path / name).write_bytes(content)
@@ -127,6 +128,11 @@ def test_what_is_no_usable_recording_is_one_message(tmp_path: Path) -> None:
     write_wav(tmp_path / "rate.wav", tone(0.5), 44_101)
     write_wav(tmp_path / "slow.wav", tone(0.5), 4_000)
     write_wav(tmp_path / "long.wav", np.zeros(601 * 8_000), 8_000)
+    write_wav(tmp_path / "huge.wav", np.stack([3e38 * tone(0.5, 1.0)] * 2, axis=1), subtype="FLOAT")
+    unfinished = bytearray(write_wav(tmp_path / "whole.wav", tone(0.5)).read_bytes())
+    place = unfinished.index(b"data") + 4
+    unfinished[place : place + 4] = bytes(4)  # as a recorder leaves it that was killed
+    (tmp_path / "unfinished.wav").write_bytes(unfinished)
     write_wav(tmp_path / "nan.wav", np.full(9_000, np.nan, np.float32), subtype="FLOAT")
     for name, words in (
         ("none.wav", "there is no such file"),
@@ -141,6 +147,8 @@ def test_what_is_no_usable_recording_is_one_message(tmp_path: Path) -> None:
         ("slow.wav", "sample rate 4000 Hz"),
         ("long.wav", "601 s long, more than 600"),
         ("nan.wav", "no finite numbers"),
+        ("huge.wav", "far too large"),
+        ("unfinished.wav", "holds no samples"),
     ):
         with pytest.raises(DataError, match=words) as refusal:
             read_recording(tmp_path / name)

@@ -251,6 +251,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"kernel": 30}, "kernel 30"),
     ({"steps": 0}, "steps 0"),
     ({"steps": 10**20}, "steps 10{20}\\s+Choose at most 1,000,000,000"),
+    ({"test_crops": 10**12}, "test_crops 10{12}\\s+Choose at most 1,000"),
     ({"lr": -1e-3}, "lr -0.001"),
     ({"backbone": "resnet", "final_share": 0.1, "final_crop": 4}, "subsampling by 8 is longer than a crop of 4 frames"),
     ({"time_mask": 12, "final_share": 0.1, "final_crop": 20}, "up to 12 frames[\\s\\S]*less than half of 20 frames"),

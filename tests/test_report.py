@@ -19,8 +19,10 @@ from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.report.material import Material
 from kaggle_hw4.report.model_pictures import pooling_weights
+from kaggle_hw4.report.naming_pictures import reliability
 from kaggle_hw4.report.page import write_report
-from kaggle_hw4.report.score_pictures import leaderboard
+from kaggle_hw4.report.score_pictures import leaderboard, weights
+from kaggle_hw4.report.tables import speaker_table
 from kaggle_hw4.runs import Run
 from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace, file_hash, read_json, write_json
@@ -379,6 +381,26 @@ def test_the_ensemble_names_by_its_recorded_weights_and_temperatures(bench: Benc
     assert after is not None
     np.testing.assert_allclose(after.sure, (p.max(1) / p.sum(1))[naming.rows], rtol=1e-4)
     assert naming.calibrations[0].name == made_of.name
+
+
+def test_members_without_weight_count_among_those_that_could_be_left_out(bench: Bench) -> None:
+    material = Material(bench.workspace)
+    known = {"a-s0": -0.02, "b-s0": 0.01, "c-s0": 0.0, "d-s0": 0.0}
+    members = [{"name": name, "weight": 0.5 * (without != 0), "without": without} for name, without in known.items()]
+    material.ensemble = {"name": "blend", "method": "greedy", "members": members}
+    told = weights(material)[1]
+    assert "would lose most without a-s0: 2.00 points. Each of 3 of the 4 members could be left out at no loss" in told
+
+
+def test_what_was_fitted_to_the_utterances_it_is_shown_on_is_said_to_be(bench: Bench) -> None:
+    bench.member("sample")
+    alone = speaker_table(Material(bench.workspace)).caption
+    assert "fitted" not in alone
+    bench.member("conformer-full", seed=1)
+    make_ensemble(bench.workspace, bench.store, bench.folds, [], method="convex")
+    material = Material(bench.workspace)
+    assert "fitted to all of these utterances" in speaker_table(material).caption
+    assert "its temperature, fitted to these utterances," in reliability(material)[1]
 
 
 @pytest.mark.parametrize("name", ["transformer-simple", "conformer-full", "mfa-conformer", "sample"])

@@ -22,7 +22,8 @@ def read_recording(path: Path) -> np.ndarray:
     SoX's `rate` in the mean (0.018 with torchaudio's default).
 
     Raises:
-        DataError: not a readable WAV file, of more than two channels, 10 minutes, an unusual rate, or not finite.
+        DataError: not a readable WAV file, of more than two channels, 10 minutes, an unusual rate, empty, or not
+            finite.
     """
     import soundfile
 
@@ -37,9 +38,14 @@ def read_recording(path: Path) -> np.ndarray:
     except (soundfile.SoundFileError, OSError) as error:
         reason = getattr(error, "error_string", "") or getattr(error, "strerror", "") or str(error)
         raise DataError(f"{path} cannot be read as a WAV file: {reason}", _CONVERT) from error
-    if not np.isfinite(samples).all():
-        raise DataError(f"{path} holds samples that are no finite numbers", "Record or convert it again.")
-    return _resampled(samples.mean(1), rate)
+    again = "Record or convert it again."
+    if not len(samples):
+        raise DataError(f"{path} holds no samples: it is empty, or its header was never finished", again)
+    with np.errstate(over="ignore", invalid="ignore"):
+        wave = _resampled(samples.mean(1), rate)
+    if not np.isfinite(wave).all():  # in the file, or since: the sum of two may be too large
+        raise DataError(f"{path} holds samples that are no finite numbers, or far too large", again)
+    return wave
 
 
 def _check(path: Path, kind: str, rate: int, channels: int, seconds: float) -> None:
@@ -54,7 +60,7 @@ def _check(path: Path, kind: str, rate: int, channels: int, seconds: float) -> N
 
 
 def _resampled(samples: np.ndarray, rate: int) -> np.ndarray:
-    if rate == SAMPLE_RATE or not len(samples):
+    if rate == SAMPLE_RATE:
         return samples
     import torch
     from torchaudio.functional import resample

@@ -46,7 +46,7 @@ def reliability(material: Material) -> "tuple[Figure, str]":
     worst = max(naming.calibrations, key=lambda found: _gap(found.before))
     sentence = f"Without temperatures {worst.name} is off by {100 * _gap(worst.before):.1f} points on average"
     if worst.after:
-        sentence += f", with its temperature by {100 * _gap(worst.after):.1f}"
+        sentence += f", with its temperature, fitted to these utterances, by {100 * _gap(worst.after):.1f}"
     else:
         sentence += "; temperatures are fitted by kaggle-hw4 ensemble"
     return figure, sentence + " (expected calibration error; the dotted line is a namer who is as right as sure)."

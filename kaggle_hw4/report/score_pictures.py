@@ -115,9 +115,9 @@ def weights(material: Material) -> "tuple[Figure, str]":
         sentence += " loses nothing without any single member."
     else:
         sentence += f" would lose most without {needed['name']}: {-100 * needed['without']:.2f} points."
-    better = [member["name"] for member in known if member["without"] > 0]
-    if better:
-        sentence += f" Each of {len(better)} of the {len(members)} members could be left out at no loss, in sample."
+    spare = [member["name"] for member in known if member["without"] >= 0]
+    if spare:
+        sentence += f" Each of {len(spare)} of the {len(members)} members could be left out at no loss, in sample."
     return figure, sentence + (
         f" The first {len(shown)} of {len(members)} are shown." if len(members) > len(shown) else ""
     )

@@ -171,9 +171,11 @@ def speaker_table(material: Material) -> Table:
         Column("times", _count),
         Column("median length, s", "{:.2f}".format),
     ]
-    return Table(
-        "speakers", "Speakers", f"Named out of fold by {naming.by}; worst first.", columns, rows, 1, falls=False
-    )
+    caption = f"Named out of fold by {naming.by}; worst first."
+    if naming.calibrations[0].after:
+        caption += " Its weights are those fitted to all of these utterances: here it may read a little better than in "
+        caption += "cross-validation, for which they are fitted without each fold."
+    return Table("speakers", "Speakers", caption, columns, rows, 1, falls=False)
 
 
 @dataclass(frozen=True)
