@@ -31,7 +31,7 @@ from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.runs import Job, Run, run_of
 from kaggle_hw4.training.artefacts import trained_model
 from kaggle_hw4.training.stopping import Stopped
-from kaggle_hw4.training.trainer import load_checkpoint
+from kaggle_hw4.training.trainer import load_checkpoint, save_checkpoint
 
 
 def survived(script: str, option: str, count: int) -> int:
@@ -209,6 +209,32 @@ def test_from_a_damaged_checkpoint_training_goes_on_from_the_previous_one(
     assert session.do(job).weights.read_bytes() == undisturbed.weights.read_bytes()
     assert not run.checkpoint.exists()
     assert not run.previous_checkpoint.exists()
+
+
+@pytest.mark.parametrize("odd", ["cut", "a list", "laid out otherwise"])
+def test_where_no_checkpoint_is_of_use_all_are_named_and_without_them_training_starts_over(
+    session: Session, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    monkeypatch.setattr("kaggle_hw4.training.trainer.CHECKPOINT_SECONDS", 0.0)
+    job = Job("sample", small("sample"), 0, 0)
+    with pytest.raises(Stopped):
+        session.do(job, after(8))
+    run = run_of(session.workspace, job)
+    both = [run.checkpoint, run.previous_checkpoint]
+    for path in both:
+        state = load_checkpoint(path)
+        if odd == "cut":
+            path.write_bytes(path.read_bytes()[:-100])
+        elif odd == "a list":
+            save_checkpoint(path, [1.0])  # type: ignore[arg-type]
+        else:
+            save_checkpoint(path, state | {"layout": []})
+    with pytest.raises(DataError, match=r"checkpoint\.pt") as error:
+        session.do(job)
+    assert error.value.remedy.startswith(f"Delete {both[0]}, {both[1]}: this training starts over.")
+    for path in both:
+        path.unlink()
+    assert session.do(job).finished
 
 
 def test_a_changed_row_of_the_ledger_is_not_believed(session_done: Session) -> None:

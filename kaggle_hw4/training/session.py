@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -83,18 +84,19 @@ def do_jobs(
 def _saved(workspace: Workspace, job: Job, store: Store, folds: Folds) -> State | None:
     """The job's checkpoint, or the previous one where that is missing or damaged; None when it has neither."""
     run = run_of(workspace, job)
-    candidates = [path for path in (run.checkpoint, run.previous_checkpoint) if path.exists()]
-    if not candidates:
+    damaged: list[str] = []
+    for path in _checkpoints([run]):
+        try:
+            state = load_checkpoint(path)
+            break
+        except DataError as error:
+            damaged.append(error.cause)
+    else:
+        if damaged:
+            raise DataError("; ".join(damaged), _start_over([run]))
         return None
-    path = candidates[0]
-    try:
-        state = load_checkpoint(path)
-    except DataError as error:
-        if path == candidates[-1]:
-            raise
-        path = candidates[-1]
-        state = load_checkpoint(path)
-        say(f"{error.cause}: {job} goes on from {path}")
+    if damaged:
+        say(f"{damaged[0]}: {job} goes on from {path}")
         run.checkpoint.unlink()  # or it would become the previous one
     expected = identity(job, store, folds)["hash"]
     if state["run"] != expected:
@@ -102,8 +104,19 @@ def _saved(workspace: Workspace, job: Job, store: Store, folds: Folds) -> State 
         cause = f"belongs to the run {state['run']}, not {expected}"
         if there not in (None, ours):
             cause = f"holds another model ({there}) than {job} trains ({ours})"
-        raise DataError(f"{path} {cause}", "Delete it: this training starts over.")
+        raise DataError(f"{path} {cause}", "Delete it: this training goes on from the one before, or starts over.")
     return state
+
+
+def _checkpoints(runs: list[Run]) -> list[Path]:
+    """Those that are there, of each run the newest first."""
+    return [path for run in runs for path in (run.checkpoint, run.previous_checkpoint) if path.exists()]
+
+
+def _start_over(runs: list[Run]) -> str:
+    """What to do where checkpoints are of no use: all of them, or the next would be refused in the same way."""
+    starts = "these trainings start" if len(runs) > 1 else "this training starts"
+    return f"Delete {', '.join(map(str, _checkpoints(runs)))}: {starts} over."
 
 
 def _by_step(jobs: list[tuple[Job, State | None]]) -> list[tuple[list[Job], list[State]]]:
@@ -163,10 +176,9 @@ class _Training:
             try:
                 trainer.restore(states)
             except (KeyError, ValueError, RuntimeError) as error:
-                where = self.runs[0].checkpoint
+                where = _checkpoints(self.runs)[0]
                 raise DataError(
-                    f"{where} does not fit this version of kaggle-hw4: {error}",
-                    "Delete it: this training starts over.",
+                    f"{where} does not fit this version of kaggle-hw4: {error}", _start_over(self.runs)
                 ) from error
         return trainer
 
