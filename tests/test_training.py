@@ -252,6 +252,32 @@ def test_prediction_out_of_memory_goes_on_with_smaller_batches(session: Session)
         predict(Narrow(longest - 1), frames, rows)
 
 
+class Refused(Narrow):
+    """As where the system refuses the memory, for which PyTorch has no error of its own."""
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        try:
+            return super().forward(x, lengths)
+        except torch.OutOfMemoryError:
+            return torch.empty(10**15)
+
+
+def test_prediction_that_the_system_refuses_memory_goes_on_with_smaller_batches(session: Session) -> None:
+    frames, rows = Frames(session.store, CPU), session.store.train_rows
+    longest = int(session.store.lengths[rows].max())
+    expected = predict(Narrow(10**9), frames, rows)
+    np.testing.assert_array_equal(predict(Refused(5 * longest // 2), frames, rows), expected)
+    with pytest.raises(MemoryError, match="tried to allocate"):
+        predict(Refused(longest - 1), frames, rows)
+
+
+def test_calibration_that_the_system_refuses_memory_says_so(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "_timed", lambda trainer: torch.empty(10**15))
+    with pytest.raises(DataError, match=r"^cpu has too little memory: .*tried to allocate") as error:
+        measure(small("sample"), session.store, CPU, wanted=5)
+    assert "--device cpu" not in error.value.remedy
+
+
 def test_calibration_out_of_memory_plans_fewer_models(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
 

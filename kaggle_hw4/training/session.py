@@ -14,6 +14,7 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, HW4Error, PendingError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.inference import accuracy, predict
+from kaggle_hw4.machine import memory_errors
 from kaggle_hw4.runs import Job, Run, claim, identity, run_of
 from kaggle_hw4.terminal import say
 from kaggle_hw4.training.artefacts import GENTLER, UnusableModel, hardware, write_logits
@@ -55,6 +56,7 @@ def do_jobs(
     Raises:
         Stopped: `should_stop()` became true.
         DataError: a run's folder was made from something else, or cannot be written.
+        torch.OutOfMemoryError, MemoryError: `work` then tries fewer at once.
     """
     failures: dict[Job, HW4Error] = {}
     with ExitStack() as locks:
@@ -66,12 +68,13 @@ def do_jobs(
         for job in todo:
             forget_failure(run_of(workspace, job))
         try:
-            frames = Frames(store, device)
-            parts = _by_step([(job, _saved(workspace, job, store, folds)) for job in todo])
-            left = [sum(job.variant.steps for job in together) - _steps(states) for together, states in parts]
-            for number, (together, states) in enumerate(parts):
-                end = part_of(until, left[number], sum(left[number + 1 :]))
-                failures |= _Training(workspace, together, states, store, folds, frames, should_stop, logs).run(end)
+            with memory_errors():
+                frames = Frames(store, device)
+                parts = _by_step([(job, _saved(workspace, job, store, folds)) for job in todo])
+                left = [sum(job.variant.steps for job in together) - _steps(states) for together, states in parts]
+                for number, (together, states) in enumerate(parts):
+                    end = part_of(until, left[number], sum(left[number + 1 :]))
+                    failures |= _Training(workspace, together, states, store, folds, frames, should_stop, logs).run(end)
         except Stopped:
             raise
         except Exception as error:
