@@ -62,6 +62,22 @@ def test_a_training_without_memory_on_a_cpu_says_so(data: tuple[Store, Folds], m
     assert "tried to allocate" in (read_progress(run_of(workspace, job)).failure or "")
 
 
+def test_what_is_tried_again_in_halves_has_not_failed(
+    data: tuple[Store, Folds], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, folds = data
+    workspace = Workspace(store.folder.parents[1])
+    jobs = [Job("sample", variant("sample"), 0, fold) for fold in (0, 1)]
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("kaggle_hw4.training.session.Frames", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        do_jobs(workspace, jobs, store, folds, torch.device("cpu"))
+    assert [read_progress(run_of(workspace, job)).failure for job in jobs] == [None, None]
+
+
 def test_parts_of_a_group_share_its_time(data: tuple[Store, Folds], monkeypatch: pytest.MonkeyPatch) -> None:
     """The second half is not left with one step because the first one took all the time."""
     store, folds = data

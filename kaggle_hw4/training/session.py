@@ -78,6 +78,8 @@ def do_jobs(
         except Stopped:
             raise
         except Exception as error:
+            if len(jobs) > 1 and isinstance(error, torch.OutOfMemoryError | MemoryError):
+                raise  # none has failed: fewer at once may fit
             for job in todo:
                 log_failure(run_of(workspace, job), error)
             raise
