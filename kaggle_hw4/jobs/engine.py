@@ -171,7 +171,8 @@ class _Course:
                 self._lost(number, answer)
                 continue
             group = self._groups[number]
-            failed = answer if isinstance(answer, dict) else dict.fromkeys([p.job for p in group], answer)
+            left = [p.job for p in group if not run_of(self._workspace, p.job).finished]  # of those that train as one
+            failed = answer if isinstance(answer, dict) else dict.fromkeys(left or [p.job for p in group], answer)
             for job, reason in failed.items():
                 self._failures[job] = reason
                 say(f"{job} {'is not done' if isinstance(reason, PendingError) else 'failed'}: {reason}")
