@@ -69,6 +69,19 @@ def test_a_kill_between_weights_and_logits_is_mended(session: Session, monkeypat
     assert run.oof.read_bytes() == expected.oof.read_bytes()
 
 
+def test_checkpoints_that_a_kill_left_beside_the_result_are_removed(tmp_path: Path) -> None:
+    tiny.store(tmp_path)
+    session = Session(tmp_path)
+    job = Job("sample", with_steps(variant("sample"), 2), seed=0, fold=0)
+    run = session.do(job)
+    for path in (run.checkpoint, run.previous_checkpoint):
+        path.write_bytes(b"of no more use")
+    (done,) = verbs.train(session.workspace, "sample", folds="0", steps=2, workers=1)
+    assert done.folder == run.folder
+    assert not run.checkpoint.exists()
+    assert not run.previous_checkpoint.exists()
+
+
 def test_checkpoints_come_with_the_clock(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill costs at most what lies behind the last checkpoint: half a minute by the clock, not by steps."""
     now = iter(range(0, 10_000, 11))  # each look at the clock finds it 11 s later

@@ -29,11 +29,18 @@ _LEAST_SHARE = 0.1  # of the steps: a training cut before has hardly begun, and 
 
 
 def announce(workspace: Workspace, jobs: list[Job], store: Store, folds: Folds) -> None:
-    """Record jobs that will be done, so that `watch` shows them waiting; one that is being done is left alone."""
+    """Record jobs that will be done, so that `watch` shows them waiting; one that is being done is left alone.
+
+    Of one that is done already the checkpoints are removed, which it has when it was killed at its very end.
+    """
     for job in jobs:
         run = run_of(workspace, job)
+        if run.finished and not _checkpoints([run]):
+            continue
         with suppress(Stopped), locked(run, lambda: True):
             claim(run, identity(job, store, folds))
+            for path in _checkpoints([run]) if run.finished else []:
+                path.unlink()
 
 
 def do_jobs(
@@ -288,5 +295,5 @@ class _Training:
             "weights": file_hash(run.weights),
         }
         write_logits(run, model, job, self.folds, self.frames, training, stopping(self.should_stop))
-        for path in (run.checkpoint, run.previous_checkpoint):
-            path.unlink(missing_ok=True)
+        for path in _checkpoints([run]):
+            path.unlink()
