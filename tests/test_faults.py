@@ -32,6 +32,7 @@ from kaggle_hw4.runs import Job, Run, run_of
 from kaggle_hw4.training.artefacts import trained_model
 from kaggle_hw4.training.stopping import Stopped
 from kaggle_hw4.training.trainer import load_checkpoint, save_checkpoint
+from kaggle_hw4.workspace import storage_errors, write_text
 
 
 def survived(script: str, option: str, count: int) -> int:
@@ -54,6 +55,18 @@ def test_killed_at_random_moments_the_end_is_the_same_bit_by_bit(kills: int) -> 
 @pytest.mark.parametrize("most", [2, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_at_any_write_ends_a_command_cleanly_and_it_goes_on_with_room(most: int) -> None:
     assert survived("full_disk.py", "--most", most) >= min(most, 10) * 4
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    folder, file = tmp_path / "log.jsonl", tmp_path / "folds"
+    folder.mkdir()
+    file.touch()
+    with pytest.raises(DataError, match=f"^{re.escape(str(folder))}: Is a directory"), storage_errors(tmp_path):
+        folder.read_bytes()
+    with pytest.raises(DataError, match=f"^{re.escape(str(folder))}: Is a directory"):
+        write_text(folder, "a line")
+    with pytest.raises(DataError, match=f"^{re.escape(str(file))}: File exists"):
+        write_text(file / "folds.json", "{}")
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM])
