@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from kaggle_hw4.data.crops import Utterances, length_buckets, random_crops
+from kaggle_hw4.machine import memory_errors
 from kaggle_hw4.models.layers import ATTENTION_PAIRS
 
 # Frames in one batch. On CPU what stays in the cache: against one utterance at a time with PyTorch's own layers
@@ -35,7 +36,7 @@ def predict(
     suffice, batches become smaller.
 
     Raises:
-        torch.OutOfMemoryError: not even one utterance fits.
+        torch.OutOfMemoryError, MemoryError: not even one utterance fits.
     """
     logits = _predict_pieces(model, frames, frames.offsets[rows], frames.lengths[rows], tick)
     longer = np.flatnonzero(frames.lengths[rows] > crop)
@@ -66,8 +67,9 @@ def _predict_pieces(
     while waiting:
         bucket = waiting.pop()
         try:
-            batch = model(*frames.pieces(starts[bucket], lengths[bucket])).float().cpu().numpy()
-        except torch.OutOfMemoryError:
+            with memory_errors():
+                batch = model(*frames.pieces(starts[bucket], lengths[bucket])).float().cpu().numpy()
+        except (torch.OutOfMemoryError, MemoryError):
             if len(bucket) == 1:
                 raise
             left = np.concatenate([bucket, *reversed(waiting)])

@@ -5,7 +5,8 @@ import getpass
 import os
 import platform
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -26,6 +27,18 @@ def name_torchs_cache() -> None:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(temporary_folder() / "torch"))
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raises MemoryError where the system refuses memory on a CPU: of PyTorch that is a RuntimeError like others."""
+    try:
+        yield
+    except RuntimeError as error:
+        _, refused, reason = str(error).partition("DefaultCPUAllocator: ")
+        if not refused:
+            raise
+        raise MemoryError(reason) from error
 
 
 def give_back_memory() -> None:

@@ -85,7 +85,9 @@ def storage_errors(path: Path) -> Iterator[None]:
                 "Choose a workspace you may write to with --root DIR.",
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise DataError(f"{path}: {os.strerror(error.errno)}", "Move what is in the way.") from error
+            there = str(error.filename2 or error.filename or path)
+            where = str(path) if there.endswith(".tmp") else there  # of our temporary files nobody knows
+            raise DataError(f"{where}: {os.strerror(error.errno)}", "Move what is in the way.") from error
         if error.errno is None or error.errno == errno.EPIPE:
             raise  # not a file's: a reader of our output that went away, say
         raise DataError(f"{error.filename or path}: {os.strerror(error.errno)}") from error

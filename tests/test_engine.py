@@ -1,6 +1,7 @@
 """How groups of jobs are handed out, tried again and given up, on an engine that only pretends."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,24 @@ def test_a_failure_is_told_after_the_others_are_done(workspace: Workspace) -> No
         run_plan(workspace, plan(), engine)
     assert error.value.remedy == "Make some."
     assert finished(workspace) == [1, 3]
+
+
+def test_of_jobs_that_train_as_one_those_that_are_done_have_not_failed(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    together = replace(plan(3), workers=1, together={"sample": 3})
+    first = together.jobs[0].job
+
+    def full() -> Answer:
+        measured = {"accuracy": 1.0, "crop_accuracy": 1.0, "utterances": 3, "train_seconds": 1.0}
+        write_json(run_of(workspace, first).result, {"steps": first.variant.steps} | measured)
+        return DataError("no room", "Make some.")
+
+    with pytest.raises(DataError, match=r"sample-s0 fold 1: no room \(and 1 more not done\)"):
+        run_plan(workspace, together, Pretence(workspace, {0: [full]}))
+    told = capsys.readouterr().err
+    assert "fold 0 failed" not in told
+    assert "sample-s0 fold 0: accuracy 1.0000" in told
 
 
 def test_a_time_that_was_up_hides_nothing_worse(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:

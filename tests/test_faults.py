@@ -31,7 +31,8 @@ from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.runs import Job, Run, run_of
 from kaggle_hw4.training.artefacts import trained_model
 from kaggle_hw4.training.stopping import Stopped
-from kaggle_hw4.training.trainer import load_checkpoint
+from kaggle_hw4.training.trainer import load_checkpoint, save_checkpoint
+from kaggle_hw4.workspace import storage_errors, write_text
 
 
 def survived(script: str, option: str, count: int) -> int:
@@ -54,6 +55,18 @@ def test_killed_at_random_moments_the_end_is_the_same_bit_by_bit(kills: int) -> 
 @pytest.mark.parametrize("most", [2, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_at_any_write_ends_a_command_cleanly_and_it_goes_on_with_room(most: int) -> None:
     assert survived("full_disk.py", "--most", most) >= min(most, 10) * 4
+
+
+def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    folder, file = tmp_path / "log.jsonl", tmp_path / "folds"
+    folder.mkdir()
+    file.touch()
+    with pytest.raises(DataError, match=f"^{re.escape(str(folder))}: Is a directory"), storage_errors(tmp_path):
+        folder.read_bytes()
+    with pytest.raises(DataError, match=f"^{re.escape(str(folder))}: Is a directory"):
+        write_text(folder, "a line")
+    with pytest.raises(DataError, match=f"^{re.escape(str(file))}: File exists"):
+        write_text(file / "folds.json", "{}")
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM])
@@ -209,6 +222,32 @@ def test_from_a_damaged_checkpoint_training_goes_on_from_the_previous_one(
     assert session.do(job).weights.read_bytes() == undisturbed.weights.read_bytes()
     assert not run.checkpoint.exists()
     assert not run.previous_checkpoint.exists()
+
+
+@pytest.mark.parametrize("odd", ["cut", "a list", "laid out otherwise"])
+def test_where_no_checkpoint_is_of_use_all_are_named_and_without_them_training_starts_over(
+    session: Session, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    monkeypatch.setattr("kaggle_hw4.training.trainer.CHECKPOINT_SECONDS", 0.0)
+    job = Job("sample", small("sample"), 0, 0)
+    with pytest.raises(Stopped):
+        session.do(job, after(8))
+    run = run_of(session.workspace, job)
+    both = [run.checkpoint, run.previous_checkpoint]
+    for path in both:
+        state = load_checkpoint(path)
+        if odd == "cut":
+            path.write_bytes(path.read_bytes()[:-100])
+        elif odd == "a list":
+            save_checkpoint(path, [1.0])  # type: ignore[arg-type]
+        else:
+            save_checkpoint(path, state | {"layout": []})
+    with pytest.raises(DataError, match=r"checkpoint\.pt") as error:
+        session.do(job)
+    assert error.value.remedy.startswith(f"Delete {both[0]}, {both[1]}: this training starts over.")
+    for path in both:
+        path.unlink()
+    assert session.do(job).finished
 
 
 def test_a_changed_row_of_the_ledger_is_not_believed(session_done: Session) -> None:

@@ -7,6 +7,7 @@ import tiny
 from jobs_done import CPU, Session, after, copy_of, small
 from test_cli import refused, run
 
+from kaggle_hw4.errors import DataError
 from kaggle_hw4.runs import Job, Run, run_of
 from kaggle_hw4.training import logs
 from kaggle_hw4.training.session import do_jobs
@@ -51,6 +52,24 @@ def test_tensorboard_shows_what_the_log_says_through_every_resume(session: Sessi
         assert len(expected) >= 4
         assert [step for step, _ in shown[tag]] == [step for step, _ in expected]
         assert [value for _, value in shown[tag]] == pytest.approx([value for _, value in expected], rel=1e-6)
+
+
+def test_a_disk_that_is_full_as_a_training_goes_on_loses_no_line_of_its_log(session: Session) -> None:
+    resource = pytest.importorskip("resource")
+    job = Job("sample", small("sample", steps=130, batch=60), 0, 0)
+    with pytest.raises(Stopped):
+        do(session, job, 60)
+    run = run_of(session.workspace, job)
+    before = run.log_lines()
+    assert len(before) > 2
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))  # no file may have more bytes
+    try:
+        with pytest.raises((DataError, OSError), match="too large"):
+            do(session, job, 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert run.log_lines() == before
 
 
 def test_no_log_changes_the_weights(session: Session) -> None:

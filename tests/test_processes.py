@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -33,6 +34,15 @@ def killed_at_7(numbers: Sequence[int]) -> Iterator[int]:
         yield number
 
 
+def killed_while_it_answers(numbers: Sequence[int]) -> Iterator[bytes]:
+    if 0 in numbers:  # the parent's part: it looks at the others' answers when one has died
+        time.sleep(2)
+        yield b""
+        return
+    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGKILL]).start()
+    yield bytes(1 << 20)  # more than a pipe holds: it waits for the parent to read
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_every_task_is_done_once(count: int) -> None:
     assert sorted(in_processes(squares, range(20), count)) == [number**2 for number in range(20)]
@@ -53,6 +63,12 @@ def test_a_failure_elsewhere_keeps_its_cause_and_remedy() -> None:
 def test_a_process_that_is_killed_is_an_error_not_a_hang() -> None:
     with pytest.raises(DataError, match="killed"):
         list(in_processes(killed_at_7, range(20), 2))
+    assert multiprocessing.active_children() == []
+
+
+def test_a_process_that_is_killed_in_the_midst_of_an_answer_is_the_same_error() -> None:
+    with pytest.raises(DataError, match="killed"):
+        list(in_processes(killed_while_it_answers, range(2), 2))
     assert multiprocessing.active_children() == []
 
 

@@ -16,6 +16,7 @@ from kaggle_hw4.jobs import engine as engine_module
 from kaggle_hw4.jobs.engine import Answer, Lost
 from kaggle_hw4.jobs.plan import Plan, PlannedJob
 from kaggle_hw4.jobs.work import work
+from kaggle_hw4.progress import read_progress
 from kaggle_hw4.runs import Job, run_of, with_steps
 from kaggle_hw4.training.session import _Training, do_jobs
 from kaggle_hw4.training.stopping import Stopped
@@ -45,6 +46,36 @@ def test_out_of_memory_halves_the_group(data: tuple[Store, Folds], monkeypatch: 
     with pytest.raises(DataError, match="out of memory"):
         work(workspace, jobs, store, folds, torch.device("cpu"), lambda: False)
     assert tried == [[0, 1, 2], [0], [1, 2], [1], [2]]
+
+
+def refused_by_the_system(*_: object) -> None:
+    torch.empty(10**15)  # PyTorch has no error of its own for that on a CPU
+
+
+def test_a_training_without_memory_on_a_cpu_says_so(data: tuple[Store, Folds], monkeypatch: pytest.MonkeyPatch) -> None:
+    store, folds = data
+    workspace, job = Workspace(store.folder.parents[1]), Job("sample", variant("sample"), 0, 0)
+    monkeypatch.setattr("kaggle_hw4.training.session.Frames", refused_by_the_system)
+    with pytest.raises(DataError, match=r"^out of memory: .*tried to allocate") as error:
+        work(workspace, [job], store, folds, torch.device("cpu"), lambda: False)
+    assert "fewer --workers" in error.value.remedy
+    assert "tried to allocate" in (read_progress(run_of(workspace, job)).failure or "")
+
+
+def test_what_is_tried_again_in_halves_has_not_failed(
+    data: tuple[Store, Folds], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, folds = data
+    workspace = Workspace(store.folder.parents[1])
+    jobs = [Job("sample", variant("sample"), 0, fold) for fold in (0, 1)]
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("kaggle_hw4.training.session.Frames", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        do_jobs(workspace, jobs, store, folds, torch.device("cpu"))
+    assert [read_progress(run_of(workspace, job)).failure for job in jobs] == [None, None]
 
 
 def test_parts_of_a_group_share_its_time(data: tuple[Store, Folds], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,19 @@ def test_a_kill_between_weights_and_logits_is_mended(session: Session, monkeypat
     assert run.oof.read_bytes() == expected.oof.read_bytes()
 
 
+def test_checkpoints_that_a_kill_left_beside_the_result_are_removed(tmp_path: Path) -> None:
+    tiny.store(tmp_path)
+    session = Session(tmp_path)
+    job = Job("sample", with_steps(variant("sample"), 2), seed=0, fold=0)
+    run = session.do(job)
+    for path in (run.checkpoint, run.previous_checkpoint):
+        path.write_bytes(b"of no more use")
+    (done,) = verbs.train(session.workspace, "sample", folds="0", steps=2, workers=1)
+    assert done.folder == run.folder
+    assert not run.checkpoint.exists()
+    assert not run.previous_checkpoint.exists()
+
+
 def test_checkpoints_come_with_the_clock(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill costs at most what lies behind the last checkpoint: half a minute by the clock, not by steps."""
     now = iter(range(0, 10_000, 11))  # each look at the clock finds it 11 s later
@@ -250,6 +263,32 @@ def test_prediction_out_of_memory_goes_on_with_smaller_batches(session: Session)
     assert max(narrow.accepted) > longest  # but not to one utterance at a time
     with pytest.raises(torch.OutOfMemoryError):
         predict(Narrow(longest - 1), frames, rows)
+
+
+class Refused(Narrow):
+    """As where the system refuses the memory, for which PyTorch has no error of its own."""
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        try:
+            return super().forward(x, lengths)
+        except torch.OutOfMemoryError:
+            return torch.empty(10**15)
+
+
+def test_prediction_that_the_system_refuses_memory_goes_on_with_smaller_batches(session: Session) -> None:
+    frames, rows = Frames(session.store, CPU), session.store.train_rows
+    longest = int(session.store.lengths[rows].max())
+    expected = predict(Narrow(10**9), frames, rows)
+    np.testing.assert_array_equal(predict(Refused(5 * longest // 2), frames, rows), expected)
+    with pytest.raises(MemoryError, match="tried to allocate"):
+        predict(Refused(longest - 1), frames, rows)
+
+
+def test_calibration_that_the_system_refuses_memory_says_so(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "_timed", lambda trainer: torch.empty(10**15))
+    with pytest.raises(DataError, match=r"^cpu has too little memory: .*tried to allocate") as error:
+        measure(small("sample"), session.store, CPU, wanted=5)
+    assert "--device cpu" not in error.value.remedy
 
 
 def test_calibration_out_of_memory_plans_fewer_models(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,10 +61,10 @@ def _arrived(unfinished: dict[Connection, BaseProcess], timeout: float | None) -
         assert isinstance(results, Connection)
         try:
             answer, error = results.recv()
-        except EOFError:
+        except (EOFError, OSError) as end:  # the latter in the midst of an answer
             process = unfinished.pop(results)
             process.join()
-            if process.exitcode:
+            if process.exitcode or not isinstance(end, EOFError):
                 raise DataError("a process was killed (out of memory?)", "Run the same command again.") from None
             continue
         if error is not None:

@@ -37,7 +37,7 @@ class Allotment:
 
 def parse_duration(text: str) -> float:
     """Seconds of `50m`, `2h`, `1h30m`, `90s`. Raises UsageError for anything else."""
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text, re.ASCII)
+    match = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text, re.ASCII)
     if not match or not any(match.groups()):
         raise UsageError(f"no duration {text!r}", "Write it as 50m, 2h, 1h30m or 90s.")
     hours, minutes, seconds = (int(part or 0) for part in match.groups())

@@ -8,7 +8,7 @@ import torch
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, first_line
-from kaggle_hw4.machine import give_back_memory
+from kaggle_hw4.machine import give_back_memory, memory_errors
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.training.capture import can_compile
 from kaggle_hw4.training.trainer import Trainer
@@ -31,19 +31,23 @@ def measure(variant: Variant, store: Store, device: torch.device, wanted: int, s
     """Time steps of `variant`; on a GPU of as many of the `wanted` models at once as a `sharing`th of its memory holds.
 
     Raises:
-        DataError: the GPU does not hold the data and one model.
+        DataError: the memory does not hold the data and one model.
     """
     together = wanted
     while True:
         try:
-            frames = Frames(store, device)
-            together = 1 if device.type == "cpu" else min(together, _fitting(variant, frames, sharing))
-            cost = _timed(_trainer(variant, frames, together))
+            with memory_errors():
+                frames = Frames(store, device)
+                together = 1 if device.type == "cpu" else min(together, _fitting(variant, frames, sharing))
+                cost = _timed(_trainer(variant, frames, together))
             break
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, MemoryError) as error:
             reason = first_line(error)
         if together == 1:
-            raise DataError(f"{device} has too little memory: {reason}", "Use another GPU, or --device cpu.")
+            remedy = "Use another GPU, or --device cpu."
+            if device.type == "cpu":
+                remedy = "Wait for what else is at work there, or choose a variant with smaller batches or crops."
+            raise DataError(f"{device} has too little memory: {reason}", remedy)
         together //= 2
     del frames  # the memory is the workers' from here on
     if device.type == "cuda":

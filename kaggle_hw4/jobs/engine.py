@@ -17,7 +17,7 @@ from kaggle_hw4.workspace import Workspace
 LOOK_SECONDS = 0.5  # between two looks at the workers
 STOP_SECONDS = 120.0  # for the workers to write their checkpoints, which takes a step and a write
 _PATIENCE_SECONDS = 900.0  # a worker shows life at each step and batch; longest it reads the data, silently
-_QUEUED_SECONDS = 60.0  # after which it is said that jobs wait for a free worker
+_QUEUED_SECONDS = 60.0  # after which it is said that a job has not begun
 _LOSSES = 3  # of a group's workers in a row, none of which came as far as a checkpoint
 _RESERVE_SECONDS = 15.0  # before a deadline, when all should be written
 
@@ -171,7 +171,8 @@ class _Course:
                 self._lost(number, answer)
                 continue
             group = self._groups[number]
-            failed = answer if isinstance(answer, dict) else dict.fromkeys([p.job for p in group], answer)
+            left = [p.job for p in group if not run_of(self._workspace, p.job).finished]  # of those that train as one
+            failed = answer if isinstance(answer, dict) else dict.fromkeys(left or [p.job for p in group], answer)
             for job, reason in failed.items():
                 self._failures[job] = reason
                 say(f"{job} {'is not done' if isinstance(reason, PendingError) else 'failed'}: {reason}")
@@ -205,7 +206,7 @@ class _Course:
             if not signs:
                 state.queued += LOOK_SECONDS
                 if state.queued == _QUEUED_SECONDS:
-                    say(f"{self._groups[number][0].job} waits for a free worker")
+                    say(f"{self._groups[number][0].job} has not begun: no worker is free yet, or its worker is slow to start")
                 continue
             state.silent = state.silent + LOOK_SECONDS if signs == state.signs else 0.0
             state.signs = signs

@@ -28,10 +28,10 @@ class Log(Protocol):
 
 
 class JsonLines:
-    """`log.jsonl`, written anew: what was logged after the checkpoint is gone, it comes again."""
+    """`log.jsonl`, which has the lines from before already."""
 
     def __init__(self, run: Run) -> None:
-        self._file = open(run.log, "w", encoding="utf-8")  # noqa: SIM115 - open while the training runs
+        self._file = open(run.log, "a", encoding="utf-8")  # noqa: SIM115 - open while the training runs
 
     def write(self, line: Line) -> None:
         self._file.write(json.dumps(line) + "\n")
@@ -78,9 +78,12 @@ def check_logs(names: Sequence[str]) -> None:
 def log_from(run: Run, step: int, also: Sequence[str]) -> Iterator[Callable[[Line], None]]:
     """Go on with the run's logs, `log.jsonl` and those named, from the checkpoint at `step`."""
     kept = [line for line in run.log_lines() if line["step"] <= step and not {"host", "failure"} & line.keys()]
+    before = [{"step": step, "host": socket.gethostname()}, *kept]
+    # What was logged after the checkpoint is gone, it comes again; on a full disk, or killed, what was there is kept.
+    write_text(run.log, "".join(json.dumps(line) + "\n" for line in before))
     with ExitStack() as files:
         logs: list[Log] = []
-        for make in (JsonLines, *(_LOGS[name] for name in also)):
+        for make in (*(_LOGS[name] for name in also), JsonLines):
             logs.append(make(run))
             files.callback(logs[-1].close)
 
@@ -88,8 +91,9 @@ def log_from(run: Run, step: int, also: Sequence[str]) -> Iterator[Callable[[Lin
             for log in logs:
                 log.write(line)
 
-        for line in [{"step": step, "host": socket.gethostname()}, *kept]:
-            write(line)
+        for line in before:
+            for log in logs[:-1]:
+                log.write(line)
         yield write
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -13,6 +14,7 @@ from kaggle_hw4.data.store import Store
 from kaggle_hw4.errors import DataError, HW4Error, PendingError
 from kaggle_hw4.folds import Folds
 from kaggle_hw4.inference import accuracy, predict
+from kaggle_hw4.machine import memory_errors
 from kaggle_hw4.runs import Job, Run, claim, identity, run_of
 from kaggle_hw4.terminal import say
 from kaggle_hw4.training.artefacts import GENTLER, UnusableModel, hardware, write_logits
@@ -27,11 +29,18 @@ _LEAST_SHARE = 0.1  # of the steps: a training cut before has hardly begun, and 
 
 
 def announce(workspace: Workspace, jobs: list[Job], store: Store, folds: Folds) -> None:
-    """Record jobs that will be done, so that `watch` shows them waiting; one that is being done is left alone."""
+    """Record jobs that will be done, so that `watch` shows them waiting; one that is being done is left alone.
+
+    Of one that is done already the checkpoints are removed, which it has when it was killed at its very end.
+    """
     for job in jobs:
         run = run_of(workspace, job)
+        if run.finished and not _checkpoints([run]):
+            continue
         with suppress(Stopped), locked(run, lambda: True):
             claim(run, identity(job, store, folds))
+            for path in _checkpoints([run]) if run.finished else []:
+                path.unlink()
 
 
 def do_jobs(
@@ -54,6 +63,7 @@ def do_jobs(
     Raises:
         Stopped: `should_stop()` became true.
         DataError: a run's folder was made from something else, or cannot be written.
+        torch.OutOfMemoryError, MemoryError: `work` then tries fewer at once.
     """
     failures: dict[Job, HW4Error] = {}
     with ExitStack() as locks:
@@ -65,15 +75,18 @@ def do_jobs(
         for job in todo:
             forget_failure(run_of(workspace, job))
         try:
-            frames = Frames(store, device)
-            parts = _by_step([(job, _saved(workspace, job, store, folds)) for job in todo])
-            left = [sum(job.variant.steps for job in together) - _steps(states) for together, states in parts]
-            for number, (together, states) in enumerate(parts):
-                end = part_of(until, left[number], sum(left[number + 1 :]))
-                failures |= _Training(workspace, together, states, store, folds, frames, should_stop, logs).run(end)
+            with memory_errors():
+                frames = Frames(store, device)
+                parts = _by_step([(job, _saved(workspace, job, store, folds)) for job in todo])
+                left = [sum(job.variant.steps for job in together) - _steps(states) for together, states in parts]
+                for number, (together, states) in enumerate(parts):
+                    end = part_of(until, left[number], sum(left[number + 1 :]))
+                    failures |= _Training(workspace, together, states, store, folds, frames, should_stop, logs).run(end)
         except Stopped:
             raise
         except Exception as error:
+            if len(jobs) > 1 and isinstance(error, torch.OutOfMemoryError | MemoryError):
+                raise  # none has failed: fewer at once may fit
             for job in todo:
                 log_failure(run_of(workspace, job), error)
             raise
@@ -83,18 +96,19 @@ def do_jobs(
 def _saved(workspace: Workspace, job: Job, store: Store, folds: Folds) -> State | None:
     """The job's checkpoint, or the previous one where that is missing or damaged; None when it has neither."""
     run = run_of(workspace, job)
-    candidates = [path for path in (run.checkpoint, run.previous_checkpoint) if path.exists()]
-    if not candidates:
+    damaged: list[str] = []
+    for path in _checkpoints([run]):
+        try:
+            state = load_checkpoint(path)
+            break
+        except DataError as error:
+            damaged.append(error.cause)
+    else:
+        if damaged:
+            raise DataError("; ".join(damaged), _start_over([run]))
         return None
-    path = candidates[0]
-    try:
-        state = load_checkpoint(path)
-    except DataError as error:
-        if path == candidates[-1]:
-            raise
-        path = candidates[-1]
-        state = load_checkpoint(path)
-        say(f"{error.cause}: {job} goes on from {path}")
+    if damaged:
+        say(f"{damaged[0]}: {job} goes on from {path}")
         run.checkpoint.unlink()  # or it would become the previous one
     expected = identity(job, store, folds)["hash"]
     if state["run"] != expected:
@@ -102,8 +116,19 @@ def _saved(workspace: Workspace, job: Job, store: Store, folds: Folds) -> State 
         cause = f"belongs to the run {state['run']}, not {expected}"
         if there not in (None, ours):
             cause = f"holds another model ({there}) than {job} trains ({ours})"
-        raise DataError(f"{path} {cause}", "Delete it: this training starts over.")
+        raise DataError(f"{path} {cause}", "Delete it: this training goes on from the one before, or starts over.")
     return state
+
+
+def _checkpoints(runs: list[Run]) -> list[Path]:
+    """Those that are there, of each run the newest first."""
+    return [path for run in runs for path in (run.checkpoint, run.previous_checkpoint) if path.exists()]
+
+
+def _start_over(runs: list[Run]) -> str:
+    """What to do where checkpoints are of no use: all of them, or the next would be refused in the same way."""
+    starts = "these trainings start" if len(runs) > 1 else "this training starts"
+    return f"Delete {', '.join(map(str, _checkpoints(runs)))}: {starts} over."
 
 
 def _by_step(jobs: list[tuple[Job, State | None]]) -> list[tuple[list[Job], list[State]]]:
@@ -163,10 +188,9 @@ class _Training:
             try:
                 trainer.restore(states)
             except (KeyError, ValueError, RuntimeError) as error:
-                where = self.runs[0].checkpoint
+                where = _checkpoints(self.runs)[0]
                 raise DataError(
-                    f"{where} does not fit this version of kaggle-hw4: {error}",
-                    "Delete it: this training starts over.",
+                    f"{where} does not fit this version of kaggle-hw4: {error}", _start_over(self.runs)
                 ) from error
         return trainer
 
@@ -271,5 +295,5 @@ class _Training:
             "weights": file_hash(run.weights),
         }
         write_logits(run, model, job, self.folds, self.frames, training, stopping(self.should_stop))
-        for path in (run.checkpoint, run.previous_checkpoint):
-            path.unlink(missing_ok=True)
+        for path in _checkpoints([run]):
+            path.unlink()

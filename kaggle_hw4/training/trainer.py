@@ -293,6 +293,8 @@ def load_checkpoint(path: Path) -> State:
     try:
         content = path.read_bytes()
         state: State = load_saved(content, len(content))
+        if not isinstance(state, dict) or "run" not in state:
+            raise ValueError("it is none of a training")
         return state
     except Exception as error:  # torch.load raises whatever its readers do
-        raise DataError(f"{path} cannot be read", f"Delete it: this training starts over. ({error})") from error
+        raise DataError(f"{path} cannot be read ({first_line(error)})") from error

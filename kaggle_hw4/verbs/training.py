@@ -106,8 +106,9 @@ def train(
             dry_run=dry_run,
         )
         say(plan_lines(plan, chosen.device))
+        if not dry_run:
+            announce(workspace, [planned.job for planned in plan.jobs], store, split)
         if plan.open and not dry_run:
-            announce(workspace, [planned.job for planned in plan.open], store, split)
             run_plan(workspace, plan, chosen, None if seconds is None else began + seconds)
     return [found for planned in plan.jobs if (found := _trained(workspace, planned.job))]
 
