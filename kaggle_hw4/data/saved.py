@@ -14,7 +14,7 @@ from kaggle_hw4.data.archive import read_member
 # (`bytearray` of 10^12) or time (the hash of a tuple of tuples that are one and the same, 60 levels deep).
 _NAMES = re.compile(r"torch\._utils _rebuild_(tensor_v2|parameter)|collections OrderedDict|torch [A-Z]\w+Storage")
 _ATOMS = ("GLOBAL", "BINUNICODE", "SHORT_BINUNICODE")
-_MOST_PICKLED = 1 << 20  # bytes; of an utterance there are 200, of a checkpoint 20,000, of a ResNet's of 192 blocks 392,000
+_MOST_PICKLED = 1 << 20  # bytes; 200 of an utterance, some 20,000 of a checkpoint, 392,000 of a ResNet's of 192 blocks
 
 
 def load_saved(content: bytes | bytearray | memoryview, most: int) -> Any:

@@ -206,7 +206,7 @@ class _Course:
             if not signs:
                 state.queued += LOOK_SECONDS
                 if state.queued == _QUEUED_SECONDS:
-                    say(f"{self._groups[number][0].job} has not begun: no worker is free yet, or its worker is slow to start")
+                    say(f"{self._groups[number][0].job} has not begun: no worker is free, or it is slow to start")
                 continue
             state.silent = state.silent + LOOK_SECONDS if signs == state.signs else 0.0
             state.signs = signs
