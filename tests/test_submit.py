@@ -405,8 +405,8 @@ def test_refused_before_sending_can_be_repeated(kaggle: Server, workspace: Works
 def test_a_failed_upload_is_no_submission(
     kaggle: Server, workspace: Workspace, csv_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr("kaggle_hw4.kaggle_calls._PATIENCE_SECONDS", 2.5)
-    kaggle.disturb("PUT", answer(status))
+    monkeypatch.setattr("kaggle_hw4.kaggle_calls._PATIENCE_SECONDS", 2.5)  # two tries
+    kaggle.disturb("PUT", *[answer(status)] * 9)
     with pytest.raises(UnavailableError, match="file store"):
         send(workspace, csv_path)
     assert kaggle.requests.count("CreateSubmission") == 0
