@@ -62,6 +62,15 @@ def kaggle(competition_folder: Path, port: Port, tmp_path: Path, monkeypatch: py
 
 
 @pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A workspace with tiny data."""
+    import tiny  # imports torch, as below
+
+    tiny.store(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def session(tmp_path: Path) -> "Session":
     """A workspace with tiny data, to do jobs in."""
     import tiny  # imports torch, as below

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import tiny
+from command_line import refused, run
 from kaggle_support import Server
 from rich.console import Console
-from test_cli import refused, run
 from written import Bench
 
 from kaggle_hw4.board import read_board

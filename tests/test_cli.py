@@ -3,27 +3,16 @@
 import errno
 import json
 import os
-import platform
-import shlex
-import shutil
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import tiny
-import torch
-from filelock import FileLock
-from typer.testing import CliRunner, Result
+from command_line import refused, run
 
-from kaggle_hw4.cli import app
-from kaggle_hw4.competition import competition
 from kaggle_hw4.errors import DataError
-from kaggle_hw4.runs import Run
-from kaggle_hw4.training.stopping import locked
-from kaggle_hw4.workspace import storage_errors, write_json
+from kaggle_hw4.workspace import storage_errors
 
 COMMANDS = [
     "data",
@@ -43,27 +32,6 @@ COMMANDS = [
     "report",
     "doctor",
 ]
-
-
-def run(*arguments: str, root: Path | None = None) -> Result:
-    options = ["--root", str(root)] if root else []
-    return CliRunner().invoke(app, [*options, *arguments])
-
-
-def refused(result: Result, code: int, *words: str) -> None:
-    """One message on stderr, no traceback, the exit code of its kind."""
-    assert result.exit_code == code, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    for word in words:
-        assert word in result.stderr
-    assert "Traceback" not in result.output
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A workspace with tiny data, packed from `source`."""
-    tiny.store(tmp_path)
-    return tmp_path
 
 
 def test_importing_the_command_line_loads_nothing_heavy() -> None:
@@ -95,185 +63,10 @@ def test_every_command_of_this_list_and_no_other_exists() -> None:
     assert listed == [*COMMANDS, "rehearsal"]
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("sample", ["sample takes crops of 128 frames, but the longest labelled utterance has"]),
-        ("conformer-ful", ["no variant 'conformer-ful'", "Did you mean conformer-full"]),
-    ],
-)
-def test_a_variant_that_cannot_be_is_refused_before_anything_starts(
-    tmp_path: Path, name: str, words: list[str]
-) -> None:
-    tiny.store(tmp_path, longest=90)
-    refused(run("train", "--variant", name, root=tmp_path), 2, *words)
-    assert not (tmp_path / "runs").exists()
-
-
-def test_predicting_where_the_memory_is_taken_says_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run("train", "--variant", "sample", "--steps", "2", "--workers", "1", root=root).exit_code == 0
-
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr("kaggle_hw4.training.artefacts.predict_again", full)
-    refused(run("predict", root=root), 3, "cpu has too little memory: CUDA out of memory", "--device cpu")
-
-
-def test_a_refit_takes_its_steps_from_cross_validation_and_refuses_without(root: Path) -> None:
-    train = ["train", "--variant", "sample"]
-    refused(run(*train, "--refit", root=root), 2, "sample-s0 is not trained on fold 0", "--fold all --variant sample")
-    refused(run(*train, "--refit", "--steps", "3", root=root), 2, "takes the steps of its cross-validation")
-    assert run(*train, "--steps", "3", "--workers", "1", root=root).exit_code == 0
-    done = run(*train, "--refit", "--workers", "1", root=root)
-    assert done.exit_code == 0, done.output
-    assert "sample-s0: all labels; 3 steps" in done.stderr
-    assert "without an accuracy of its own" in done.stderr
-    assert json.loads((root / "runs" / "sample-s0" / "refit" / "result.json").read_text())["steps"] == 3
-    assert run("predict", root=root).exit_code == 0
-    assert run("ensemble", root=root).exit_code == 0
-
-
-def test_a_refit_says_where_the_folds_ended_before_all_of_its_steps(root: Path) -> None:
-    train = ["train", "--variant", "sample", "--workers", "1"]
-    assert run(*train, "--steps", "3", root=root).exit_code == 0
-    assert "early" not in run(*train, "--refit", "--dry-run", root=root).stderr
-    result = root / "runs" / "sample-s0" / "fold1" / "result.json"
-    write_json(result, json.loads(result.read_text()) | {"steps": 2})
-    said = run(*train, "--refit", "--dry-run", root=root).stderr
-    assert "sample-s0 ended early on fold 1: its refit takes all 3 steps." in said
-    write_json(result, [])
-    refused(run(*train, "--refit", "--dry-run", root=root), 3, "result.json is not the result of a run")
-
-
-def test_folds_of_one_member_have_one_length(root: Path) -> None:
-    train = ["train", "--variant", "sample", "--workers", "1"]
-    assert run(*train, "--steps", "3", "--fold", "0,1,2", root=root).exit_code == 0
-    refused(run(*train, "--steps", "2", "--fold", "4", root=root), 3, "steps 3 there, 2 now", "go on", "--steps 3")
-    runs = root / "runs" / "sample-s0"
-    assert not (runs / "fold4").exists()
-    assert run(*train, "--steps", "3", root=root).exit_code == 0
-    shutil.rmtree(runs / "fold4")  # and it comes back as two commands at once can make it
-    runs.rename(root / "three")
-    assert run(*train, "--steps", "2", "--fold", "4", root=root).exit_code == 0
-    (runs / "fold4").rename(root / "three" / "fold4")
-    runs.rmdir()
-    (root / "three").rename(runs)
-    remedy = f"Delete {runs / 'fold4'} and train again: kaggle-hw4 --root {root} train --fold all --variant sample "
-    for options in (["--steps", "3"], ["--steps", "2"], ["--refit"]):
-        refused(run(*train, *options, root=root), 3, f"{remedy}--steps 3")
-    shutil.rmtree(runs / "fold4")
-    assert run(*train, "--steps", "3", root=root).exit_code == 0
-    assert run(*train, "--refit", "--dry-run", root=root).exit_code == 0
-
-
-def test_data_packs_once_and_refuses_another_source(tmp_path: Path) -> None:
-    source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
-    result = run("data", "--from", str(source), "--json", root=tmp_path)
-    assert result.exit_code == 0
-    facts = json.loads(result.stdout)
-    assert (facts["speakers"], facts["train"], facts["test"], facts["dtype"]) == (4, 24, 8, "float16")
-    assert f"Next: kaggle-hw4 --root {tmp_path} train --fold all" in result.stderr
-    before = (tmp_path / "data/store/frames.bin").stat().st_mtime_ns
-    for again in (("data",), ("data", "--from", str(source))):
-        result = run(*again, root=tmp_path)
-        assert result.exit_code == 0
-        assert "packed already" in result.stderr
-    assert (tmp_path / "data/store/frames.bin").stat().st_mtime_ns == before
-    other = tiny.as_zip(tmp_path / "b.zip", tiny.files(seed=1))
-    refused(run("data", "--from", str(other), root=tmp_path), 3, str(source), str(other))
-    refused(run("data", "--dtype", "float32", root=tmp_path), 3, "dtype float16 there, float32 now")
-    assert run("data", "--from", str(source), "--dtype", "float32", root=tmp_path / "b").exit_code == 0
-    assert run("data", root=tmp_path / "b").exit_code == 0
-    refused(run("data", "--competition", "ml2022spring-hw4", root=tmp_path), 3, "ml2022spring-hw4 now")
-
-
-def test_a_source_that_has_changed_is_not_taken_for_what_was_packed(tmp_path: Path) -> None:
-    source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
-    assert run("data", "--from", str(source), root=tmp_path).exit_code == 0
-    tiny.as_zip(source, tiny.files(seed=1))
-    refused(run("data", "--from", str(source), root=tmp_path), 3, f"{source} had ", " bytes, ")
-
-
-def test_a_damaged_store_names_the_command_that_packs_the_same_again(tmp_path: Path) -> None:
-    source = tiny.as_zip(tmp_path / "的 mine.zip", tiny.files())
-    options = ["--competition", "ml2022spring-hw4", "--from", str(source), "--dtype", "float32"]
-    assert run("data", *options, root=tmp_path).exit_code == 0
-    train = ["train", "--variant", "sample", "--steps", "2", "--fold", "0", "--workers", "1"]
-    assert run(*train, root=tmp_path).exit_code == 0
-    header = tmp_path / "data/store/store.json"
-    header.write_text(header.read_text().replace('"hash": "', '"hash": "0'))
-    result = run("data", root=tmp_path)
-    refused(result, 3, "its checksum differs")
-    _, _, command = result.stderr.strip().rpartition(f"kaggle-hw4 --root {tmp_path} ")
-    assert shlex.split(command) == ["data", *options]
-    shutil.rmtree(header.parent)
-    half = run("data", *options[:4], root=tmp_path)
-    assert half.exit_code == 0
-    refused(run(*train, root=tmp_path), 3, "dtype float32 there, float16 now", "with --dtype float32")
-    shutil.rmtree(header.parent)
-    assert run(*shlex.split(command), root=tmp_path).exit_code == 0
-    assert run(*train, root=tmp_path).exit_code == 0
-    source.unlink()
-    (header.parent / "index.csv").write_text("")
-    result = run("data", root=tmp_path)
-    assert (
-        f"kaggle-hw4 --root {tmp_path} data --competition ml2022spring-hw4 --dtype float32" in result.stderr
-        # it is gone: no --from
-    )
-
-
-def test_what_a_killed_data_left_is_removed(tmp_path: Path) -> None:
-    """Also of a process whose number is another's now, as in a container that was started again."""
-    source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
-    for pid in (os.getpid(), 1):
-        left = tmp_path / "data" / f".store.{platform.node()}-{pid}.tmp"
-        left.mkdir(parents=True)
-        (left / "frames.bin").write_bytes(bytes(100))
-    assert run("data", "--from", str(source), root=tmp_path).exit_code == 0
-    assert not list((tmp_path / "data").glob(".store.*"))
-
-
-def test_bad_data_ends_with_3_and_usage_with_2(tmp_path: Path) -> None:
-    content = tiny.files()
-    del content["testdata.json"]
-    source = tiny.as_zip(tmp_path / "a.zip", content)
-    refused(run("data", "--from", str(source), root=tmp_path), 3, "testdata.json is missing")
-    refused(run("data", "--from", str(tmp_path / "none.zip"), root=tmp_path), 2, "none.zip does not exist")
-    refused(run("data", "--dtype", "int8", root=tmp_path), 2, "float16, float32")
-    assert not (tmp_path / "data" / "store").exists()
-
-
 @pytest.mark.parametrize("command", ["check", "folds", "train", "predict", "ensemble", "submit"])
 def test_without_data_the_command_to_run_is_named(tmp_path: Path, command: str) -> None:
     refused(run(command, root=tmp_path), 3, "no data in", f"kaggle-hw4 --root {tmp_path} data")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_commands_are_named_as_this_one_was_begun(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever copies them gets the same workspace, and the variants of a script of one's own."""
-    monkeypatch.setenv("KAGGLE_HW4_ROOT", str(root))
-    refused(run("ensemble"), 3, "Run `kaggle-hw4 train --fold all`")  # the environment names it again
-    monkeypatch.setattr(sys, "argv", ["my models.py"])
-    train = ["train", "--variant", "sample", "--seed", "1", "--steps", "3", "--workers", "1", "--fold", "0"]
-    begun = run(*train, root=root)
-    own = f"python 'my models.py' --root {root}"
-    assert f"Next: {own} train --fold all --variant sample --seed 1 --steps 3\n" in begun.stderr
-    refit = ["train", "--variant", "sample", "--seed", "1", "--refit"]
-    refused(run(*refit, root=root), 2, f"{own} train --fold all --variant sample --seed 1 --steps 3")
-    assert run(*train[:-1], "1,2,3,4", root=root).exit_code == 0
-    assert f"Next: {own} submit" in run(*train[:-2], root=root).stderr
-
-
-def test_what_comes_next_is_not_what_was_just_done(root: Path) -> None:
-    train = ["train", "--variant", "sample", "--steps", "2", "--workers", "1"]
-    every = run(*train, "--fold", "0,1,2,3,4", root=root)
-    assert every.stderr.endswith(f"Next: kaggle-hw4 --root {root} submit\n")
-    other = ["--seed", "1", "--fold", "2"]
-    left = f"Next: kaggle-hw4 --root {root} train --fold all --variant sample --seed 1 --steps 2\n"
-    assert run(*train, *other, root=root).stderr.endswith(left)
-    again = run(*train, root=root)  # `submit` would refuse: of the other seed folds are missing
-    assert again.stderr.endswith(f"Next: kaggle-hw4 --root {root} ensemble sample-s0\n")
 
 
 def test_folds_are_shown_and_not_made_twice(root: Path) -> None:
@@ -291,36 +84,6 @@ def test_variants_with_their_published_scores() -> None:
     assert rows["conformer-simple"]["private"] == 0.96125
     assert rows["transformer-full"]["sets"] == ["default"]
     assert "conformer-full" in run("variants").stdout
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--variant", "conformr-full"], ["Did you mean conformer-full", "transformer-simple"]),
-        (["--fold", "5"], ["no fold '5'", "0, 1, 2, 3, 4, all"]),
-        (["--fold", "first"], ["no fold 'first'"]),
-        (["--fold", "٣"], ["no fold '٣'"]),
-        (["--steps", "0"], ["--steps"]),
-        (["--workers", "0"], ["--workers"]),
-        (["--device", "abacus"], ["--device abacus"]),
-        (["--device", "meta"], ["--device meta"]),
-        (["--seed", "-1"], ["--seed"]),
-        (["--seed", "4294967296"], ["--seed"]),
-    ],
-)
-def test_train_refuses_what_does_not_exist(root: Path, options: list[str], words: list[str]) -> None:
-    refused(run("train", *options, root=root), 2, *words)
-    assert not (root / "runs").exists()
-
-
-def test_a_dry_run_shows_the_plan_and_writes_no_run(root: Path) -> None:
-    result = run("train", "--variant", "sample", "--fold", "0,3", "--steps", "50", "--dry-run", root=root)
-    assert result.exit_code == 0
-    assert "2 jobs to do" in result.stderr
-    assert "sample-s0: fold 0, 3; 100 steps" in result.stderr
-    assert "of disk" in result.stderr
-    assert not (root / "runs").exists()
-    assert (root / "folds" / "folds.json").exists()
 
 
 def test_an_ensemble_from_the_command_line(root: Path, tmp_path: Path) -> None:
@@ -406,38 +169,6 @@ def test_what_an_encoding_does_not_know_is_replaced(tmp_path: Path, encoding: st
     assert "w?" in (root / "r.html").read_text(encoding="utf-8")
 
 
-def test_leftovers_of_this_machine_only_are_removed(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    ours, theirs = (tmp_path / f".a.json.{host}-{dead.pid}.tmp" for host in (platform.node(), "elsewhere"))
-    for leftover in (ours, theirs):
-        leftover.write_text("{")
-    write_json(tmp_path / "a.json", {})
-    assert (ours.exists(), theirs.exists()) == (False, True)
-
-
-def test_a_killed_worker_that_still_looks_alive_leaves_nothing_in_its_run(tmp_path: Path) -> None:
-    folder = tmp_path / "fold0"
-    folder.mkdir()
-    undead, elsewhere = (folder / f".run.json.{host}-{os.getpid()}.tmp" for host in (platform.node(), "elsewhere"))
-    for leftover in (undead, elsewhere):
-        leftover.write_text("{")
-    with locked(Run(folder), lambda: True):
-        assert (undead.exists(), elsewhere.exists()) == (False, True)
-
-
-def test_data_says_that_it_waits_for_another(root: Path) -> None:
-    lock = FileLock(root / "data" / ".pack.lock")
-    lock.acquire()
-    with ThreadPoolExecutor() as pool:
-        waiting = pool.submit(run, "data", root=root)
-        time.sleep(0.5)
-        assert not waiting.done()
-        lock.release()
-        result = waiting.result()
-    refused(result, 0, "waiting for it", "packed already")
-
-
 def test_a_workspace_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     source = tiny.as_zip(tmp_path / "a.zip", tiny.files())
@@ -487,26 +218,6 @@ def test_a_board_on_damaged_artefacts_names_them(root: Path, damage: str) -> Non
     (root / "runs" / "sample-s0").mkdir(parents=True)
     (root / "folds" / "folds.json").write_text(damage)
     refused(run("board", root=root), 3, "folds.json")
-
-
-@pytest.mark.parametrize("name", ["", "a/b", "../../zz", "https://www.kaggle.com/competitions/"])
-def test_what_can_be_no_competition_is_refused(tmp_path: Path, name: str) -> None:
-    refused(run("data", "--competition", name, root=tmp_path), 2, "is no competition")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "ml2023springhw4",
-        "https://www.kaggle.com/competitions/ml2023springhw4",
-        "https://www.kaggle.com/competitions/ml2023springhw4/leaderboard?tab=public",
-        "www.kaggle.com/c/ml2023springhw4/",
-    ],
-)
-def test_a_competition_is_known_by_slug_or_address(name: str) -> None:
-    assert competition(name).slug == "ml2023springhw4"
-    assert competition(name).baselines["boss"] == 0.93
 
 
 def test_the_root_after_the_command_is_told_where_it_belongs(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import tiny
+from command_line import run
 from kaggle_support import SLUG, Server
-from test_cli import run
 
 from kaggle_hw4 import doctor
 from kaggle_hw4.doctor import Finding, examine, matching

@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest.mock import MagicMock
 
 import pytest
-import tiny
 import torch
 from at_work import STEPS, artefacts, finish, runs, start, under_way, until, workers_of
 from filelock import FileLock
@@ -23,12 +22,6 @@ from kaggle_hw4.jobs.work import Options, prepare_torch
 from kaggle_hw4.runs import Job, with_steps
 from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    tiny.store(tmp_path)
-    return tmp_path
 
 
 def test_two_workers_make_the_same_as_one(root: Path, undisturbed: list[bytes]) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import tiny
+from command_line import refused, run
 from jobs_done import CPU, Session, after, copy_of, small
-from test_cli import refused, run
 
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.runs import Job, Run, run_of

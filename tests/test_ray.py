@@ -35,12 +35,6 @@ LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_USAGE_STATS_ENABLED",
 PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "grpc_proxy", "all_proxy")
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    tiny.store(tmp_path)
-    return tmp_path
-
-
 def descendants(pid: int) -> list[int]:
     found = [pid]
     for process in found:

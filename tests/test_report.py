@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from command_line import refused, run
 from page_of import PageOf
-from test_cli import refused, run
 from written import Bench, K
 
 from kaggle_hw4.ensemble.blend import make_ensemble

@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import run
 from filelock import FileLock
 from jobs_done import Session, small
 from rich.console import Console
-from test_cli import run
 
 from kaggle_hw4 import watch
 from kaggle_hw4.errors import DataError
