@@ -2,12 +2,14 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from kaggle_hw4.errors import HW4Error
 from kaggle_hw4.terminal import say
+from kaggle_hw4.workspace import write_text
 
 
 def run_command(main: Callable[..., Any]) -> None:
@@ -17,3 +19,10 @@ def run_command(main: Callable[..., Any]) -> None:
     except HW4Error as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
+
+
+def write_between(markers: tuple[str, str], page: Path, text: str) -> None:
+    """Put `text` in the place of what a page has between its two markers."""
+    begin, end = markers
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    write_text(page, before + begin + text + end + rest.split(end)[1])

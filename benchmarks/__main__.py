@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks import gpu, run_command
+from benchmarks import gpu, run_command, write_between
 from benchmarks.competition import FULL, QUICK, Sizes, write_competition
 from benchmarks.report import Turn, measures, report, table, turns
 from benchmarks.timing import Side
@@ -27,11 +27,11 @@ from kaggle_hw4.jobs.work import WORKER_ENVIRONMENT
 from kaggle_hw4.machine import usable_cores
 from kaggle_hw4.terminal import say
 from kaggle_hw4.training.artefacts import hardware
-from kaggle_hw4.workspace import write_json, write_text
+from kaggle_hw4.workspace import write_json
 
 _HERE = Path(__file__).resolve().parent
 _DOCS = _HERE.parent / "docs" / "speed.md"
-_BEGIN, _END = "<!-- written by `python -m benchmarks` -->\n", "\n<!-- end of what is written -->"
+MARKERS = ("<!-- written by `python -m benchmarks` -->\n", "\n<!-- end of what is written -->")
 
 # Fair to anyone: one thread, none that spins. What our workers get beyond this counts as ours.
 _PLAIN = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
@@ -63,12 +63,7 @@ def main(
     write_json(output or _HERE / "results" / name, found)
     print(table(found))
     if docs or not (quick or output):
-        write_between_markers(_DOCS, table(found))
-
-
-def write_between_markers(path: Path, text: str) -> None:
-    before, rest = path.read_text(encoding="utf-8").split(_BEGIN)
-    write_text(path, before + _BEGIN + text + _END + rest.split(_END)[1])
+        write_between(MARKERS, _DOCS, table(found))
 
 
 def measure(sizes: Sizes, device: str, *, quick: bool) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from scipy import stats
 from scipy.optimize import minimize_scalar
 
-from benchmarks import run_command
+from benchmarks import run_command, write_between
 from benchmarks.ablation_rows import ROWS, changes, words
 from benchmarks.ablation_times import step_ratio
 from kaggle_hw4.data.store import Store, open_store
@@ -39,12 +39,12 @@ from kaggle_hw4.terminal import say
 from kaggle_hw4.training.artefacts import hardware
 from kaggle_hw4.training.session import do_jobs
 from kaggle_hw4.variants import variant
-from kaggle_hw4.workspace import Workspace, read_json, write_json, write_text
+from kaggle_hw4.workspace import Workspace, read_json, write_json
 
 _HERE = Path(__file__).resolve().parent
 _DOCS = _HERE.parent / "docs" / "ablations.md"
 _FIGURES = _HERE / "results" / "ablations.json"
-BEGIN, END = "<!-- written by `python -m benchmarks.ablate --docs` -->\n", "\n<!-- end of what is written -->"
+_MARKERS = ("<!-- written by `python -m benchmarks.ablate --docs` -->\n", "\n<!-- end of what is written -->")
 PAIRS = 3
 _FULL_EPOCHS = 43.5  # the report's 70,000 steps of 32 crops, on nine tenths of 56,666 utterances
 Figure = dict[str, Any]
@@ -63,8 +63,7 @@ def main(
     if rows:
         screen(rows, root, steps, base, pairs, device, output)
     if docs:
-        before, rest = _DOCS.read_text(encoding="utf-8").split(BEGIN)
-        write_text(_DOCS, before + BEGIN + table(load(output), load(times_beside(output))) + END + rest.split(END)[1])
+        write_between(_MARKERS, _DOCS, table(load(output), load(times_beside(output))))
     elif rows:
         figures = [figure for figure in load(output) if figure["row"] in ("base", *rows)]
         print(table(figures, load(times_beside(output))))

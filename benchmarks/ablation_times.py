@@ -7,6 +7,7 @@ import torch
 
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.store import Store
+from kaggle_hw4.jobs.calibrate import wait_for
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.training.trainer import Trainer
 
@@ -36,8 +37,7 @@ def _step(trainer: Trainer) -> float:
     """The seconds of a step until it is done: on a GPU the next one's clock must not see the rest of it."""
     started = time.perf_counter()
     trainer.train_step()
-    if trainer.device.type == "cuda":
-        torch.cuda.synchronize()
+    wait_for(trainer.device)
     return time.perf_counter() - started
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
 
 from benchmarks import run_command
@@ -23,9 +22,8 @@ from kaggle_hw4.ensemble.compare import compare
 from kaggle_hw4.ensemble.honest import Temperatures
 from kaggle_hw4.ensemble.members import Logits
 from kaggle_hw4.ensemble.pool import Pool
-from kaggle_hw4.machine import usable_cores
+from kaggle_hw4.machine import processor, usable_cores
 from kaggle_hw4.terminal import say
-from kaggle_hw4.training.artefacts import hardware
 from kaggle_hw4.workspace import atomic_path, read_json, write_json
 
 _UTTERANCES, _SPEAKERS, _FOLDS = 56_666, 600, 5
@@ -41,7 +39,7 @@ def main(
     if sys.platform != "linux":
         sys.exit("error: this reads the memory of processes from /proc, which only Linux has.")
     found: dict[str, Any] = {
-        "processor": hardware(torch.device("cpu")).rsplit(", ", 1)[0],
+        "processor": processor(),
         "cores": usable_cores(),
         "rows": utterances,
         "speakers": _SPEAKERS,

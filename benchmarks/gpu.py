@@ -17,6 +17,7 @@ from benchmarks.reference import stock_model
 from kaggle_hw4.competition import DEFAULT_SLUG
 from kaggle_hw4.data.crops import CropSampler, Frames
 from kaggle_hw4.data.pack import pack
+from kaggle_hw4.jobs.calibrate import wait_for
 from kaggle_hw4.training.precision import precision
 from kaggle_hw4.training.trainer import Trainer
 from kaggle_hw4.variants import Variant, variant
@@ -102,7 +103,7 @@ def _compiled(v: Variant, frames: Frames, steps: int) -> dict[str, Any]:
     trainer = _trainer(v, frames, _FOLDS, compiled=True)
     began = time.perf_counter()
     trainer.train_step()
-    _wait_for(frames.device)
+    wait_for(frames.device)
     found: dict[str, Any] = {"models": _FOLDS, "seconds": time.perf_counter() - began}
     if not v.dropout:
         found["gradient_difference"] = _relative(_gradient(trainer), _gradient(plain))
@@ -178,18 +179,13 @@ def _best(step: Callable[[], object], device: torch.device, steps: int) -> float
     """Seconds of a step: the best round, after one that captures and warms up."""
     rounds = []
     for _ in range(1 + _ROUNDS):
-        _wait_for(device)
+        wait_for(device)
         began = time.perf_counter()
         for _ in range(steps):
             step()
-        _wait_for(device)
+        wait_for(device)
         rounds.append((time.perf_counter() - began) / steps)
     return min(rounds[1:])
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def lines(found: dict[str, Any]) -> str:

@@ -15,19 +15,19 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks import run_command
+from benchmarks import run_command, write_between
 from benchmarks.ablate import load
 from kaggle_hw4.data.store import Store, open_store
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.folds import Folds, load_folds
 from kaggle_hw4.runs import Job, run_of
 from kaggle_hw4.variants import Entry, entries
-from kaggle_hw4.workspace import Workspace, write_json, write_text
+from kaggle_hw4.workspace import Workspace, write_json
 
 _HERE = Path(__file__).resolve().parent
 _DOCS = _HERE.parent / "docs" / "results.md"
 _FIGURES = _HERE / "results" / "ladder.json"
-_BEGIN, _END = "<!-- written by `python -m benchmarks.ladder --docs` -->\n", "\n<!-- end of the ladder -->"
+_MARKERS = ("<!-- written by `python -m benchmarks.ladder --docs` -->\n", "\n<!-- end of the ladder -->")
 Figure = dict[str, Any]
 
 
@@ -48,8 +48,7 @@ def main(
     write_json(output, figures)
     print(table(ours))
     if docs:
-        before, rest = _DOCS.read_text(encoding="utf-8").split(_BEGIN)
-        write_text(_DOCS, before + _BEGIN + table(ours) + _END + rest.split(_END)[1])
+        write_between(_MARKERS, _DOCS, table(ours))
 
 
 def _rungs() -> list[Entry]:

@@ -31,11 +31,10 @@ from kaggle_hw4.data.store import open_store
 from kaggle_hw4.folds import load_folds
 from kaggle_hw4.inference import predict
 from kaggle_hw4.jobs.work import WORKER_ENVIRONMENT
-from kaggle_hw4.machine import usable_cores
+from kaggle_hw4.machine import processor, usable_cores
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.runs import Run, job_of
 from kaggle_hw4.terminal import say
-from kaggle_hw4.training.artefacts import hardware
 from kaggle_hw4.variants import SETS
 from kaggle_hw4.workspace import Workspace, atomic_path, content_hash, read_json, write_json
 
@@ -55,7 +54,7 @@ def main(
     if sys.platform != "linux":
         sys.exit("error: this reads the memory of processes from /proc, which only Linux has.")
     found: dict[str, Any] = {
-        "processor": hardware(torch.device("cpu")).rsplit(", ", 1)[0],
+        "processor": processor(),
         "cores": usable_cores(),
         "torch": torch.__version__,
         "bound_mb": BOUND_MB,

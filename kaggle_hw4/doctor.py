@@ -61,15 +61,10 @@ class Finding:
 
 def examine(slug: str, workspace: Workspace, online: bool = True) -> list[Finding]:
     """Examine Python, packages, device, disk and credentials; `online` also asks Kaggle. No secret is shown."""
-    findings = [_python(), *_versions(), *_imports(), _disk(workspace), *_credentials()]
+    findings = [Finding("Python", True, python_version()), *_versions(), *_imports(), _disk(workspace), *_credentials()]
     if online and findings[-1].ok:
         findings += _kaggle(slug)
     return findings
-
-
-def _python() -> Finding:
-    ok = sys.version_info >= (3, 11)
-    return Finding("Python", ok, python_version(), "" if ok else "Install Python 3.11 or newer.")
 
 
 def _versions() -> list[Finding]:

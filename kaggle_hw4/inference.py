@@ -87,7 +87,7 @@ def _predict_pieces(
 
 @torch.inference_mode()
 def predict_crops(
-    model: nn.Module, frames: Utterances, rows: np.ndarray, crop: int, tick: Callable[[], None] = lambda: None
+    model: nn.Module, frames: Utterances, rows: np.ndarray, crop: int, tick: Callable[[], None]
 ) -> np.ndarray:
     """Logits of one random crop of each utterance, the course's way of validating: for comparison only."""
     starts, lengths = random_crops(frames, rows, crop, np.random.default_rng(0))

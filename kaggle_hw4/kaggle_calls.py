@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from kaggle_hw4.competition import Competition
 from kaggle_hw4.credentials import Credential, redacted
 from kaggle_hw4.errors import HW4Error, RefusedError, UnavailableError, UsageError
+from kaggle_hw4.workspace import utf8
 
 T = TypeVar("T")
 
@@ -244,8 +245,7 @@ def _message(response: Any) -> str:
         text = inner.get("message") if isinstance(inner, dict) else content.get("message")
     except (ValueError, AttributeError, RecursionError):  # HTML, or no object
         return ""
-    whole = str(text or "").encode(errors="replace").decode()  # without half a character, as where it was cut off
-    return redacted(" ".join(whole.split()))[:300]
+    return redacted(" ".join(utf8(str(text or "")).split()))[:300]
 
 
 def _retry_after(response: Any) -> float | None:

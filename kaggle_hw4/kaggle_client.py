@@ -20,6 +20,7 @@ from kaggle_hw4.competition import competition
 from kaggle_hw4.credentials import find_credential, redacted
 from kaggle_hw4.errors import HW4Error, RefusedError, UnavailableError
 from kaggle_hw4.terminal import plain
+from kaggle_hw4.workspace import utf8
 
 T = TypeVar("T")
 
@@ -273,4 +274,4 @@ def _reference(value: Any) -> int:
 
 def _text(value: Any) -> str:
     """Without what moves a terminal's cursor, or half a character, as where a text was cut off."""
-    return plain(str(value or "").encode(errors="replace").decode())
+    return plain(utf8(str(value or "")))

@@ -177,11 +177,10 @@ class Variant:
         if self.margin_ramp and not self.margin:
             raise UsageError(f"margin_ramp {self.margin_ramp} without a margin", "Leave it at 0, or choose a margin.")
         margins = (self.margin, self.final_margin)
-        if not all(0 <= margin < 1 for margin in margins) or self.scale <= 0 or self.sub_centres < 1:
+        if not all(0 <= margin < 1 for margin in margins) or self.scale <= 0:
             raise UsageError(
-                f"margin {self.margin}, final_margin {self.final_margin}, scale {self.scale}, "
-                f"sub_centres {self.sub_centres}",
-                "A margin is in [0, 1), a scale above 0, sub-centres at least 1.",
+                f"margin {self.margin}, final_margin {self.final_margin}, scale {self.scale}",
+                "A margin is in [0, 1), a scale above 0.",
             )
 
     def _check_training(self) -> None:

@@ -253,7 +253,7 @@ def read_json(path: Path, remedy: str) -> Any:
 
 
 def utf8(text: str) -> str:
-    """`text` with "?" for what is not UTF-8 in the name of a file: no database or request takes that."""
+    """`text` with "?" for what UTF-8 cannot hold (half a character, as in a file's name): no database takes it."""
     return text.encode(errors="replace").decode()
 
 

@@ -12,8 +12,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import ensemble, gpu
-from benchmarks.__main__ import measure, write_between_markers
+from benchmarks import ensemble, gpu, write_between
+from benchmarks.__main__ import MARKERS, measure
 from benchmarks.competition import Sizes, draw_lengths
 from benchmarks.floors import forward_flops
 from benchmarks.ours import our_model
@@ -89,7 +89,7 @@ def test_the_table_goes_between_the_markers_of_docs(tmp_path: Path) -> None:
     original = (Path(__file__).parents[1] / "docs" / "speed.md").read_text()
     page.write_text(original)
     for text in ("an old table", "a new table"):
-        write_between_markers(page, text)
+        write_between(MARKERS, page, text)
     written = page.read_text()
     assert "a new table" in written
     assert "an old table" not in written

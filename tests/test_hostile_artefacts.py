@@ -130,10 +130,9 @@ def test_a_submission_that_is_a_pipe_or_repeats_itself_is_refused_in_few_words(t
     assert len(str(error.value)) < 1000
 
 
-def npy(header: str, content: bytes = b"", version: int = 1) -> bytes:
+def npy(header: str, content: bytes = b"") -> bytes:
     text = header.encode("latin-1")
-    length = struct.pack("<H" if version == 1 else "<I", len(text))
-    return b"\x93NUMPY" + bytes([version, 0]) + length + text + content
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text + content
 
 
 def executed_npy(tmp_path: Path) -> bytes:

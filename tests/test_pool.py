@@ -219,7 +219,7 @@ def test_equal_weights_stay_unless_another_method_wins_the_paired_test() -> None
         methods = ("equal", "convex")
         candidates = [honest.fit_weights(method, pool, temperatures, None, None) for method in methods]
         estimates = honest.estimate(pool, candidates)
-        assert candidates[honest.choose(candidates, estimates)].method == expected
+        assert candidates[honest.choose(estimates)].method == expected
 
 
 @pytest.mark.parametrize("method", ["equal", "greedy", "by hand"])

@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kaggle_support import SLUG, Port, Server
-from test_server import AUTH, Plain
-from typer.testing import CliRunner
+from command_line import run
+from kaggle_support import AUTH, SLUG, Plain, Port, Server
 
-from kaggle_hw4.cli import app
 from kaggle_hw4.rehearsal.api import UPLOAD_LIMIT
 from kaggle_hw4.rehearsal.server import listen
 
@@ -95,12 +93,6 @@ def test_nothing_is_unpickled_run_or_extracted_by_name() -> None:
 # --- the rehearsal server ----------------------------------------------------------------------
 
 
-@pytest.fixture
-def plain(kaggle: Server, port: Port) -> Plain:
-    kaggle.rehearsal.scoring_seconds = 0.0
-    return Plain(port.number)
-
-
 def test_the_server_listens_on_this_machine_only() -> None:
     with listen(0) as listener:
         host, number = listener.getsockname()
@@ -117,8 +109,7 @@ def test_the_server_listens_on_this_machine_only() -> None:
 
 @pytest.mark.parametrize("option", ["--host", "--address", "--bind", "--listen"])
 def test_no_option_makes_it_listen_elsewhere(competition_folder: Path, option: str) -> None:
-    arguments = ["rehearsal", "serve", str(competition_folder), option, "0.0.0.0"]
-    result = CliRunner().invoke(app, arguments)
+    result = run("rehearsal", "serve", str(competition_folder), option, "0.0.0.0")
     assert result.exit_code == 2
     assert "No such option" in result.stderr
 

@@ -139,7 +139,7 @@ def make_ensemble(
     candidates = fit_all(pool, temperatures, method, hand, tick)
     tick("scoring what was fitted without a fold on it")
     estimates = honest.estimate(pool, candidates)
-    chosen = len(candidates) - 1 if method or given else honest.choose(candidates, estimates)
+    chosen = len(candidates) - 1 if method or given else honest.choose(estimates)
     weights, estimate = candidates[chosen], estimates[chosen]
     tick("comparing members")
     comparison = compare(pool, weights.full)

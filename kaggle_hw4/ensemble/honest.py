@@ -144,7 +144,7 @@ def gain(over: np.ndarray, right: np.ndarray, speakers: np.ndarray) -> dict[str,
     }
 
 
-def choose(candidates: list[Weights], estimates: list[Estimate]) -> int:
+def choose(estimates: list[Estimate]) -> int:
     """The candidate to use when none is asked for: the first (equal weights) unless another wins the paired test.
 
     Each of the two others wins by luck in 2.5 % of cases (the test is two-sided), either in at most 5 %.

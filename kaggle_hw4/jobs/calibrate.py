@@ -62,11 +62,11 @@ def _timed(trainer: Trainer) -> Cost:
     steps = lengths * -(-_TIMED_STEPS // lengths)
     for _ in range(lengths if trainer.device.type == "cuda" else 1):  # a GPU captures a graph for each
         trainer.train_step()
-    _wait_for(trainer.device)
+    wait_for(trainer.device)
     began = time.perf_counter()
     for _ in range(steps):
         trainer.train_step()
-    _wait_for(trainer.device)
+    wait_for(trainer.device)
     seconds = (time.perf_counter() - began) / steps
     return Cost(seconds, len(trainer.seeds), trainer.group.weights.shape[1], can_compile(trainer.device))
 
@@ -89,6 +89,7 @@ def _trainer(variant: Variant, frames: Frames, models: int, capture: bool = True
     return Trainer(variant, frames, samplers, seeds, capture=capture, compiled=False)
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Until all that was launched on a GPU is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

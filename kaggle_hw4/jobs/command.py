@@ -69,9 +69,9 @@ def plan_training(
     seeds: list[int] | None,
     steps: int | None,
     budget: str | None,
-    refit: bool = False,
+    refit: bool,
     engine: Engine,
-    dry_run: bool = False,
+    dry_run: bool,
 ) -> tuple[Plan, float | None]:
     """The plan, and the seconds it may take (None without `budget`); what these hold is recorded but in a dry run.
 

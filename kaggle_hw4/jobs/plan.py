@@ -171,7 +171,7 @@ def make_plan(
     todo = [p.job for p in planned if not p.finished]
     rows = sum(len(folds.validation_rows(job.fold)) + len(store.test_rows) for job in todo)
     sizes = {job.name: costs(job.name, job.variant) for job in todo}
-    plan = timed(planned, sizes, max(1, workers), store, folds)
+    plan = timed(planned, sizes, workers, store, folds)
     # Of each job its weights, and of each at work a checkpoint (weights, average, two moments), written beside
     # the one before.
     workers = max(1, min(workers, len(plan.groups)))

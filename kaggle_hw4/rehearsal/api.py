@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from kaggle_hw4.rehearsal.scoring import SUBMISSIONS_PER_DAY, TEAM, Rehearsal
+from kaggle_hw4.competition import DAILY_SLOTS
+from kaggle_hw4.rehearsal.scoring import TEAM, Rehearsal
 from kaggle_hw4.workspace import parse_json
 
 UPLOAD_LIMIT = 8 << 20  # bytes; the real competition's submission has 0.4 MB
@@ -112,7 +113,7 @@ class Api:
         return {
             "numToday": used,
             "numTotal": len(self._rehearsal.entries),
-            "numAllowedNow": max(0, SUBMISSIONS_PER_DAY - used),
+            "numAllowedNow": max(0, DAILY_SLOTS - used),
             "limitedByTotal": False,
         }
 

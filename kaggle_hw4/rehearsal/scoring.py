@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kaggle_hw4.competition import ID_COLUMN, LABEL_COLUMN
+from kaggle_hw4.competition import DAILY_SLOTS, ID_COLUMN, LABEL_COLUMN
 from kaggle_hw4.data.archive import DAMAGE
 from kaggle_hw4.errors import DataError
 from kaggle_hw4.workspace import read_json, write_json
 
-SUBMISSIONS_PER_DAY = 5
 SCORING_SECONDS = 0.5
 _MOST_UPLOADS = 16  # that wait for their submission
 TEAM = "rehearsal"
@@ -165,8 +164,8 @@ class Rehearsal:
 
     def submit(self, token: str, description: str) -> Entry:
         """Score an upload and keep it. Raises Refusal: quota used up, no such upload."""
-        if self.used_today() >= SUBMISSIONS_PER_DAY:
-            raise Refusal(f"Submission not allowed: the limit of {SUBMISSIONS_PER_DAY} a day is used up.")
+        if self.used_today() >= DAILY_SLOTS:
+            raise Refusal(f"Submission not allowed: the limit of {DAILY_SLOTS} a day is used up.")
         if token not in self.uploads:
             raise Refusal("Submission not allowed: nothing was uploaded under this token.")
         file_name, content = self.uploads.pop(token)

@@ -152,8 +152,8 @@ class Material:
                     records.append(record)
         if not records:
             raise DataError("no ensemble of two members or more was made here", "Run: kaggle-hw4 ensemble")
-        best = max(records, key=lambda record: float(record.get("accuracy", 0)))
-        missing = {"pairs", "accuracy"} - best.keys() or {"without", "log_loss"} - best["members"][0].keys()
+        best = max(records, key=lambda record: float(record["accuracy"]))
+        missing = {"pairs"} - best.keys() or {"without", "log_loss"} - best["members"][0].keys()
         if missing:
             what = f"the record of {best['name']} has no {', '.join(sorted(missing))}"
             raise DataError(what, "Make it anew: kaggle-hw4 ensemble")

@@ -71,11 +71,11 @@ def panels(rows: int = 1, columns: int = 1, *, height: float, **options: Any) ->
     return figure, list(axes.flat)
 
 
-def bare(axes: "Axes", *, spines: bool = False) -> None:
+def bare(axes: "Axes") -> None:
     """No grid, ticks or frame: for images and labels."""
     axes.grid(False)
     axes.tick_params(length=0)
-    axes.spines[:].set_visible(spines)
+    axes.spines[:].set_visible(False)
 
 
 def whole_numbers(axes: "Axes") -> None:

@@ -11,6 +11,7 @@ from kaggle_hw4.errors import DataError, HW4Error
 from kaggle_hw4.explain import explain
 from kaggle_hw4.ledger import number
 from kaggle_hw4.report.material import Material
+from kaggle_hw4.report.svg import FRAMES_PER_SECOND
 from kaggle_hw4.version import code_version
 
 Value = str | float | int | None
@@ -158,7 +159,7 @@ def speaker_table(material: Material) -> Table:
                 count - int(right),
                 taken_for,
                 times,
-                float(np.median(lengths[mine])) / 100,
+                float(np.median(lengths[mine])) / FRAMES_PER_SECOND,
             ]
         )
     rows.sort(key=lambda row: (float(row[1] or 0), -float(row[3] or 0)))
@@ -250,7 +251,7 @@ def provenance(material: Material) -> list[tuple[str, str, str]]:
         results = [training.result for member in material.members for training in member.finished if training.result]
         for key in ("hardware", "torch"):
             for value in sorted({str(result[key]) for result in results if key in result}):
-                links.append((f"trained with {'torch' if key == 'torch' else 'hardware'}", value, ""))
+                links.append((f"trained with {key}", value, ""))
     except HW4Error:
         pass
     return [*links, ("this report", f"kaggle-hw4 {code_version()}", "")]

@@ -135,10 +135,10 @@ def fold_map(material: Material) -> "tuple[Figure, str]":
             )
             axes.text(fold, row, text, ha="center", va="center", color=colour)
     scale_of(figure, axes, image, "accuracy, %")
-    return figure, _fold_sentence(material, table, len(material.members) - len(members))
+    return figure, _fold_sentence(table, len(material.members) - len(members))
 
 
-def _fold_sentence(material: Material, table: np.ndarray, more: int) -> str:
+def _fold_sentence(table: np.ndarray, more: int) -> str:
     folds = np.flatnonzero(~np.isnan(table).all(0))
     compared = table[:, folds]
     compared = compared[~np.isnan(compared).any(1)]  # by the same members: the weak ones may have some folds only
