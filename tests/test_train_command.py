@@ -113,6 +113,11 @@ def test_what_comes_next_is_not_what_was_just_done(root: Path) -> None:
     assert run(*train, *other, root=root).stderr.endswith(left)
     again = run(*train, root=root)  # `submit` would refuse: of the other seed folds are missing
     assert again.stderr.endswith(f"Next: kaggle-hw4 --root {root} ensemble sample-s0\n")
+    predicted = run("predict", "sample-s0", root=root)
+    assert predicted.stderr.endswith(f"Next: kaggle-hw4 --root {root} ensemble sample-s0\n")
+    for command in ("data", "folds"):  # `train --fold all` would be refused: its steps are others
+        shown = run(command, root=root)
+        assert (shown.exit_code, "Next:" in shown.stderr) == (0, False)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def data(
             f"unlabelled utterances, {facts['frames']:,} frames in {facts['store']}"
         ),
     )
-    next_command(ctx, "kaggle-hw4 train --fold all")
+    _train_next(ctx)
 
 
 def check(ctx: typer.Context, as_json: Json = False) -> None:
@@ -84,4 +84,10 @@ def folds(
     sizes = [len(split.validation_rows(fold)) for fold in range(split.k)]
     facts = {"k": split.k, "seed": split.seed, "sizes": sizes, "hash": split.hash, "file": str(workspace.folds_file)}
     emit(as_json, facts, lambda: f"{split.k} folds of {', '.join(map(str, sizes))} utterances: {facts['file']}")
-    next_command(ctx, "kaggle-hw4 train --fold all")
+    _train_next(ctx)
+
+
+def _train_next(ctx: typer.Context) -> None:
+    """Name training as next where none is begun: of what is, steps and variants may be others than the default."""
+    if not any(ctx.obj.runs.glob("*/*/run.json")):
+        next_command(ctx, "kaggle-hw4 train --fold all")

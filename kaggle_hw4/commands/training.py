@@ -116,5 +116,8 @@ def _after_training(workspace: Workspace, members: list[str]) -> str:
 
 def predict(ctx: typer.Context, names: Names = None, device: Device = "auto") -> None:
     """Write the logits of trained models again, from their weights."""
+    from kaggle_hw4.ensemble.members import complete_members
+
     verbs.predict(ctx.obj, names or [], device=device)
-    next_command(ctx, "kaggle-hw4 ensemble")
+    _, missing = complete_members(ctx.obj, verbs.open_split(ctx.obj)[1].k)
+    next_command(ctx, " ".join(["kaggle-hw4 ensemble", *(names or [] if missing else [])]))
