@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import tiny
+from command_line import run
 from kaggle_support import SLUG, Port, Server
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from kaggle_hw4 import submit as submit_module
-from kaggle_hw4.cli import app
 from kaggle_hw4.rehearsal.server import client_environment
 
 
@@ -31,7 +31,7 @@ class Desk:
     slug: str
 
     def run(self, *arguments: str) -> Result:
-        return CliRunner().invoke(app, ["--root", str(self.root), *arguments])
+        return run(*arguments, root=self.root)
 
     def refused(self, result: Result, code: int, *words: str) -> None:
         """One message on stderr with these words, nothing on stdout, no traceback, this exit code."""

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from command_line import run
 from safetensors import safe_open
 from sounds import tone, write_wav
-from typer.testing import CliRunner, Result
 from written import Bench
 
 from kaggle_hw4 import export, identify
-from kaggle_hw4.cli import app
 from kaggle_hw4.data.frontend import log_mel
 from kaggle_hw4.data.recording import read_recording
 from kaggle_hw4.data.store import Store, open_store
@@ -32,10 +31,6 @@ from kaggle_hw4.verbs import blend, get_data
 from kaggle_hw4.workspace import Workspace, with_checksum
 
 SPEAKERS, UTTERANCES, SEED, FOLDS = 3, 8, 5, 2
-
-
-def hw4(root: Path, *arguments: str) -> Result:
-    return CliRunner().invoke(app, ["--root", str(root), *arguments])
 
 
 class Trained:
@@ -111,7 +106,7 @@ def test_the_command_names_each_file_and_prints_json(
 ) -> None:
     files = [str(write_wav(tmp_path / f"{number}.wav", voices[number])) for number in (0, 9)]
     root = trained.workspace.root
-    result = hw4(root, "identify", *files, "--top", "2", "--json")
+    result = run("identify", *files, "--top", "2", "--json", root=root)
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     assert [one["file"] for one in found] == files
@@ -120,7 +115,7 @@ def test_the_command_names_each_file_and_prints_json(
         assert one["speaker"] in trained.store.speakers
         assert one["candidates"][0]["probability"] >= one["candidates"][1]["probability"]
         assert len(one["candidates"]) == 2
-    shown = hw4(root, "identify", *files)
+    shown = run("identify", *files, root=root)
     assert all(one["speaker"] in shown.stdout for one in found)
 
 
@@ -144,14 +139,14 @@ def test_the_file_carries_its_configuration_and_model_card_and_repeats(trained: 
 
 def test_members_are_blended_first_and_one_without_weight_is_left_out(trained: Trained, tmp_path: Path) -> None:
     root, output = trained.workspace.root, tmp_path / "one.safetensors"
-    result = hw4(root, "export", "ecapa", "--output", str(output), "--json")
+    result = run("export", "ecapa", "--output", str(output), "--json", root=root)
     assert result.exit_code == 0, result.stderr
     facts = json.loads(result.stdout)
     assert facts["bytes"] == output.stat().st_size
     assert [member["name"] for member in facts["card"]["members"]] == ["ecapa-s0"]
     made = blend(trained.workspace, weights="conformer-full-s0=1,ecapa-s0=0")
     assert [part.name for part in export(trained.workspace, made.name, output).parts] == ["conformer-full-s0"]
-    assert "conformer-full-s0" in hw4(root, "export", made.name, "--output", str(output)).stdout
+    assert "conformer-full-s0" in run("export", made.name, "--output", str(output), root=root).stdout
 
 
 def test_a_recording_longer_than_any_utterance_is_looked_at_in_parts(
@@ -191,7 +186,7 @@ def test_a_file_that_is_no_sound_predictor_is_one_message(trained: Trained, tmp_
         blob[-1000] ^= 4 if damage == "bit" else 0
         file.write_bytes({"empty": b"", "text": b"weights", "cut": blob[:-100], "bit": blob}[damage])
     wav = write_wav(tmp_path / "a.wav", tone(1.0))
-    result = hw4(tmp_path, "identify", str(wav), "--model", str(file))
+    result = run("identify", str(wav), "--model", str(file), root=tmp_path)
     assert result.exit_code == 3, result.output
     assert result.stdout == ""
     assert str(file) in result.stderr
@@ -216,17 +211,17 @@ def test_bad_recordings_end_with_3_and_one_message_naming_the_file(trained: Trai
     for name, said in (
         words | {"none": "no samples", "none44": "no samples", "8": "8 channels", "missing": "no such file"}
     ).items():
-        result = hw4(root, "identify", str(good), str(tmp_path / f"{name}.wav"))
+        result = run("identify", str(good), str(tmp_path / f"{name}.wav"), root=root)
         assert result.exit_code == 3, result.output
         assert result.stdout == ""
         assert f"{name}.wav" in result.stderr
         assert said in result.stderr
         assert "good.wav" not in result.stderr
-    assert hw4(root, "identify", str(good), "--top", "0").exit_code == 2
+    assert run("identify", str(good), "--top", "0", root=root).exit_code == 2
     high = write_wav(tmp_path / "96.wav", tone(1.0, rate=96_000), 96_000, "PCM_24")
-    assert hw4(root, "identify", str(high)).exit_code == 0
+    assert run("identify", str(high), root=root).exit_code == 0
     phone = write_wav(tmp_path / "gsm.wav", tone(1.0, rate=8_000), 8_000, "GSM610")  # of telephones: no seeking in it
-    assert hw4(root, "identify", str(phone)).exit_code == 0
+    assert run("identify", str(phone), root=root).exit_code == 0
 
 
 def test_what_cannot_be_exported_is_refused(trained: Trained, tmp_path: Path) -> None:
@@ -259,15 +254,15 @@ def test_a_member_from_elsewhere_has_no_models_to_export(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])
 def test_verifying_a_chain_finds_test_logits_that_are_damaged(trained: Trained, damage: str) -> None:
-    run = run_of(trained.workspace, Job("ecapa", variant("ecapa"), 0, 1))
-    written = run.test.read_bytes()
+    test = run_of(trained.workspace, Job("ecapa", variant("ecapa"), 0, 1)).test
+    written = test.read_bytes()
     try:
-        run.test.write_bytes(written[:100] if damage == "cut" else written[:-1] + bytes([written[-1] ^ 1]))
+        test.write_bytes(written[:100] if damage == "cut" else written[:-1] + bytes([written[-1] ^ 1]))
         if damage == "gone":
-            run.test.unlink()
-        result = hw4(trained.workspace.root, "explain", trained.made.name, "--verify", "--json")
+            test.unlink()
+        result = run("explain", trained.made.name, "--verify", "--json", root=trained.workspace.root)
     finally:
-        run.test.write_bytes(written)
+        test.write_bytes(written)
     assert result.exit_code == 3, result.output
     states = {link["link"]: link for link in json.loads(result.stdout)["links"]}
     for link in ("logits ecapa-s0", "checkpoints ecapa-s0"):

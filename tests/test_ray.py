@@ -16,10 +16,9 @@ import pytest
 import tiny
 import torch
 from at_work import artefacts, finish, runs, start, under_way, until
-from typer.testing import CliRunner
+from command_line import run
 
 from kaggle_hw4 import __version__
-from kaggle_hw4.cli import app
 from kaggle_hw4.data.store import open_store
 from kaggle_hw4.errors import HW4Error, UnavailableError, UsageError
 from kaggle_hw4.folds import make_folds
@@ -263,8 +262,7 @@ def test_a_node_that_does_not_see_the_data_is_sent_them_once(root: Path, cluster
 def test_without_ray_it_is_said_how_to_install_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr("os.environ", os.environ.copy())  # which it changes
-    command = ["--root", str(root), "train", "--variant", "sample", "--engine", "ray"]
-    result = CliRunner().invoke(app, command)
+    result = run("train", "--variant", "sample", "--engine", "ray", root=root)
     assert result.exit_code == 2
     assert "pip install 'kaggle-hw4[ray]'" in result.stderr
     assert not (root / "runs").exists()
@@ -279,7 +277,7 @@ def test_without_ray_it_is_said_how_to_install_it(root: Path, monkeypatch: pytes
     ],
 )
 def test_options_that_make_no_sense_are_refused(root: Path, options: list[str], words: str) -> None:
-    result = CliRunner().invoke(app, ["--root", str(root), "train", "--variant", "sample", *options])
+    result = run("train", "--variant", "sample", *options, root=root)
     assert result.exit_code == 2
     assert words in result.stderr
     assert not (root / "runs").exists()

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from command_line import run
 
-from kaggle_hw4.cli import app
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.rehearsal.make import make
 from kaggle_hw4.rehearsal.voices import SAMPLE_RATE, draw_speaker, utterance
@@ -53,7 +52,7 @@ def labels_of(folder: Path) -> list[dict[str, str]]:
 def test_the_next_command_can_be_copied(tmp_path, monkeypatch):
     monkeypatch.setattr("kaggle_hw4.rehearsal.make.make", lambda folder, **options: None)
     folder = str(tmp_path / "my voices")
-    said = CliRunner().invoke(app, ["rehearsal", "make", folder]).stderr
+    said = run("rehearsal", "make", folder).stderr
     assert shlex.split(said)[-3:] == ["rehearsal", "serve", folder]
 
 

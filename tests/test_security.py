@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import run
 from kaggle_support import SLUG, Port, Server
 from test_server import AUTH, Plain
-from typer.testing import CliRunner
 
-from kaggle_hw4.cli import app
 from kaggle_hw4.rehearsal.api import UPLOAD_LIMIT
 from kaggle_hw4.rehearsal.server import listen
 
@@ -117,8 +116,7 @@ def test_the_server_listens_on_this_machine_only() -> None:
 
 @pytest.mark.parametrize("option", ["--host", "--address", "--bind", "--listen"])
 def test_no_option_makes_it_listen_elsewhere(competition_folder: Path, option: str) -> None:
-    arguments = ["rehearsal", "serve", str(competition_folder), option, "0.0.0.0"]
-    result = CliRunner().invoke(app, arguments)
+    result = run("rehearsal", "serve", str(competition_folder), option, "0.0.0.0")
     assert result.exit_code == 2
     assert "No such option" in result.stderr
 
