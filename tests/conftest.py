@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from kaggle_support import Port, Server, make_competition, running
-
-from kaggle_hw4.rehearsal.server import client_environment
+from kaggle_support import Port, Server, make_competition, running, serve
 
 if TYPE_CHECKING:
     from jobs_done import Session
@@ -52,13 +50,7 @@ def port() -> Iterator[Port]:
 
 @pytest.fixture
 def kaggle(competition_folder: Path, port: Port, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server for this test alone, which the unmodified client in this process is pointed at."""
-    port.server = Server(competition_folder)
-    home = tmp_path / "home"
-    home.mkdir()
-    for name, value in client_environment(port.number, home).items():
-        monkeypatch.setenv(name, value)
-    return port.server
+    return serve(port, competition_folder, tmp_path / "home", monkeypatch)
 
 
 @pytest.fixture

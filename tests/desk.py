@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 import tiny
 from command_line import run
-from kaggle_support import SLUG, Port, Server
+from kaggle_support import SLUG, Port, Server, serve
 from typer.testing import Result
 
 from kaggle_hw4 import submit as submit_module
-from kaggle_hw4.rehearsal.server import client_environment
 
 
 @dataclass
@@ -107,11 +106,7 @@ def make_desk(
     tmp_path: Path, port: Port, monkeypatch: pytest.MonkeyPatch, content: dict[str, bytes], slug: str = SLUG
 ) -> Desk:
     competition = make_competition(tmp_path / "competition", content, slug)
-    port.server = Server(competition)
-    home = tmp_path / "home"
-    home.mkdir()
-    for name, value in client_environment(port.number, home).items():
-        monkeypatch.setenv(name, value)
+    server = serve(port, competition, tmp_path / "home", monkeypatch)
     # The real waits are for real servers.
     monkeypatch.setattr("kaggle_hw4.kaggle_calls._PATIENCE_SECONDS", 2.5)
     monkeypatch.setattr("kaggle_hw4.kaggle_calls._ANSWER_SECONDS", 0.5)
@@ -120,7 +115,7 @@ def make_desk(
     monkeypatch.setattr(submit_module, "_LOOKUP_SECONDS", 0.2)
     monkeypatch.setattr(submit_module, "_LOOKUP_PAUSE", 0.1)
     monkeypatch.setattr(submit_module, "_SETTLE_SECONDS", 0.3)
-    return Desk(port.server, tmp_path / "root", competition / "labels.csv", slug)
+    return Desk(server, tmp_path / "root", competition / "labels.csv", slug)
 
 
 SIGINT, SIGKILL = signal.SIGINT, signal.SIGKILL

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from kaggle_hw4.rehearsal.faults import Disturbed, Fault, Planned, method_of, parse
 from kaggle_hw4.rehearsal.scoring import Rehearsal
-from kaggle_hw4.rehearsal.server import build_app, listen
+from kaggle_hw4.rehearsal.server import build_app, client_environment, listen
 
 SLUG = "ml2023springhw4"
 SPEAKERS = ["id00001", "id00002", "id00003"]
@@ -85,3 +86,12 @@ def running() -> Iterator[Port]:
         finally:
             runner.should_exit = True
             thread.join()
+
+
+def serve(port: Port, competition: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A server for one test alone, which the unmodified client in this process, at home in `home`, is pointed at."""
+    port.server = Server(competition)
+    home.mkdir()
+    for name, value in client_environment(port.number, home).items():
+        monkeypatch.setenv(name, value)
+    return port.server
