@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from kaggle_support import Port, Server, make_competition, running, serve
+from kaggle_support import Plain, Port, Server, make_competition, running, serve
 
 if TYPE_CHECKING:
     from jobs_done import Session
@@ -51,6 +51,13 @@ def port() -> Iterator[Port]:
 @pytest.fixture
 def kaggle(competition_folder: Path, port: Port, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     return serve(port, competition_folder, tmp_path / "home", monkeypatch)
+
+
+@pytest.fixture
+def plain(kaggle: Server, port: Port) -> Plain:
+    """A client of `kaggle`, whose scores come at once."""
+    kaggle.rehearsal.scoring_seconds = 0.0
+    return Plain(port.number)
 
 
 @pytest.fixture

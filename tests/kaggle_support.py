@@ -1,5 +1,8 @@
-"""A tiny competition, and the rehearsal server with faults wrapped around it."""
+"""A tiny competition, the rehearsal server with faults wrapped around it, and a client that knows only HTTP."""
 
+import base64
+import http.client
+import json
 import threading
 import time
 import zipfile
@@ -20,6 +23,7 @@ SLUG = "ml2023springhw4"
 SPEAKERS = ["id00001", "id00002", "id00003"]
 IDS = [f"uttr-{number:032x}.pt" for number in range(12)]
 LABELS = {name: SPEAKERS[number % 3] for number, name in enumerate(IDS)}
+AUTH = {"Authorization": "Basic " + base64.b64encode(b"user:key").decode()}
 
 
 def make_competition(folder: Path, slug: str = SLUG) -> Path:
@@ -95,3 +99,38 @@ def serve(port: Port, competition: Path, home: Path, monkeypatch: pytest.MonkeyP
     for name, value in client_environment(port.number, home).items():
         monkeypatch.setenv(name, value)
     return port.server
+
+
+class Plain:
+    """A client that knows nothing but HTTP: requests in origin form or, with a prefix, in absolute form."""
+
+    def __init__(self, port: int, prefix: str = "") -> None:
+        self.port = port
+        self.prefix = prefix
+
+    def request(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request(method, self.prefix + path, body, AUTH if headers is None else headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, content
+
+    def call(self, method: str, headers: dict[str, str] | None = None, **message: Any) -> tuple[int, Any]:
+        path = f"/api/v1/competitions.CompetitionApiService/{method}"
+        status, _, content = self.request("POST", path, json.dumps(message).encode(), headers)
+        return status, json.loads(content)
+
+    def submit(self, labels: dict[str, str], description: str = "") -> tuple[int, Any]:
+        content = ("Id,Category\n" + "".join(f"{name},{label}\n" for name, label in labels.items())).encode()
+        _, started = self.call("StartSubmissionUpload", fileName="s.csv", contentLength=len(content))
+        path = started["createUrl"].split("/", 3)[3]
+        assert self.request("PUT", f"/{path}", content, {})[0] == 201
+        return self.call(
+            "CreateSubmission",
+            competitionName=SLUG,
+            blobFileTokens=started["token"],
+            submissionDescription=description,
+        )

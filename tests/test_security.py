@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_line import run
-from kaggle_support import SLUG, Port, Server
-from test_server import AUTH, Plain
+from kaggle_support import AUTH, SLUG, Plain, Port, Server
 
 from kaggle_hw4.rehearsal.api import UPLOAD_LIMIT
 from kaggle_hw4.rehearsal.server import listen
@@ -92,12 +91,6 @@ def test_nothing_is_unpickled_run_or_extracted_by_name() -> None:
 
 
 # --- the rehearsal server ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def plain(kaggle: Server, port: Port) -> Plain:
-    kaggle.rehearsal.scoring_seconds = 0.0
-    return Plain(port.number)
 
 
 def test_the_server_listens_on_this_machine_only() -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import http.client
 import json
 import os
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kaggle_support import IDS, LABELS, SLUG, Port, Server, make_competition, write_csv
+from kaggle_support import IDS, LABELS, SLUG, Plain, Port, Server, make_competition, write_csv
 
 from kaggle_hw4.errors import DataError, UsageError
 from kaggle_hw4.kaggle_client import KaggleClient
@@ -24,50 +23,6 @@ from kaggle_hw4.official_client import new_api
 from kaggle_hw4.rehearsal.faults import parse
 from kaggle_hw4.rehearsal.scoring import Answers, Rehearsal
 from kaggle_hw4.rehearsal.server import client_environment, export_lines, serve
-
-AUTH = {"Authorization": "Basic " + base64.b64encode(b"user:key").decode()}
-
-
-class Plain:
-    """A client that knows nothing but HTTP: requests in origin form or, with a prefix, in absolute form."""
-
-    def __init__(self, port: int, prefix: str = "") -> None:
-        self.port = port
-        self.prefix = prefix
-
-    def request(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        connection.request(method, self.prefix + path, body, AUTH if headers is None else headers)
-        answer = connection.getresponse()
-        content = answer.read()
-        connection.close()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, content
-
-    def call(self, method: str, headers: dict[str, str] | None = None, **message: Any) -> tuple[int, Any]:
-        path = f"/api/v1/competitions.CompetitionApiService/{method}"
-        status, _, content = self.request("POST", path, json.dumps(message).encode(), headers)
-        return status, json.loads(content)
-
-    def submit(self, labels: dict[str, str], description: str = "") -> tuple[int, Any]:
-        content = ("Id,Category\n" + "".join(f"{name},{label}\n" for name, label in labels.items())).encode()
-        _, started = self.call("StartSubmissionUpload", fileName="s.csv", contentLength=len(content))
-        path = started["createUrl"].split("/", 3)[3]
-        assert self.request("PUT", f"/{path}", content, {})[0] == 201
-        return self.call(
-            "CreateSubmission",
-            competitionName=SLUG,
-            blobFileTokens=started["token"],
-            submissionDescription=description,
-        )
-
-
-@pytest.fixture
-def plain(kaggle: Server, port: Port) -> Plain:
-    kaggle.rehearsal.scoring_seconds = 0.0
-    return Plain(port.number)
-
 
 # --- protocol ----------------------------------------------------------------------------------
 
