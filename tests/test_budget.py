@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from command_line import run
 from typer.testing import Result
 
 from kaggle_hw4.data.store import Store
@@ -154,9 +155,9 @@ def test_looking_at_another_budget_leaves_the_one_under_way_alone(data: tuple[St
                   store=store, folds=folds)  # fmt: skip
     request = {"budget": "2h", "variants": ["sample"], "folds": [0], "seeds": None, "steps": None}
     remember(Workspace(root), request | {"data": store.hash, "split": folds.hash}, begun)
-    run = run_of(Workspace(root), job := Job("sample", begun.chosen["sample"], 0, 0))
-    claim(run, identity(job, store, folds))
-    run.checkpoint.touch()
+    begun_run = run_of(Workspace(root), job := Job("sample", begun.chosen["sample"], 0, 0))
+    claim(begun_run, identity(job, store, folds))
+    begun_run.checkpoint.touch()
     before = sorted(path.name for path in (root / "runs").iterdir())
     assert planned("3h").exit_code == 3
     assert planned("3h", "--dry-run").exit_code == 3

@@ -254,15 +254,15 @@ def test_a_member_from_elsewhere_has_no_models_to_export(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])
 def test_verifying_a_chain_finds_test_logits_that_are_damaged(trained: Trained, damage: str) -> None:
-    run = run_of(trained.workspace, Job("ecapa", variant("ecapa"), 0, 1))
-    written = run.test.read_bytes()
+    test = run_of(trained.workspace, Job("ecapa", variant("ecapa"), 0, 1)).test
+    written = test.read_bytes()
     try:
-        run.test.write_bytes(written[:100] if damage == "cut" else written[:-1] + bytes([written[-1] ^ 1]))
+        test.write_bytes(written[:100] if damage == "cut" else written[:-1] + bytes([written[-1] ^ 1]))
         if damage == "gone":
-            run.test.unlink()
+            test.unlink()
         result = run("explain", trained.made.name, "--verify", "--json", root=trained.workspace.root)
     finally:
-        run.test.write_bytes(written)
+        test.write_bytes(written)
     assert result.exit_code == 3, result.output
     states = {link["link"]: link for link in json.loads(result.stdout)["links"]}
     for link in ("logits ecapa-s0", "checkpoints ecapa-s0"):
