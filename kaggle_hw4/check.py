@@ -186,6 +186,8 @@ def confusions(workspace: Workspace, store: Store, folds: Folds, statistics: np.
     ]
     cost = 100 * sum(row["a_as_b"] + row["b_as_a"] for row in rows) / len(labels)
     some = "; ".join(f"{r['a']} and {r['b']} ({r['a_as_b']} + {r['b_as_a']})" for r in rows[:5])
+    if len(rows) > 5:
+        some += f"; and {len(rows) - 5} more"
     these = "This pair costs" if len(rows) == 1 else f"These {len(rows)} pairs cost"
     meaning = f"{these} {cost:.2f} points of the accuracy out of fold ({by})."
     if not rows:

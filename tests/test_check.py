@@ -113,6 +113,9 @@ def test_speakers_who_are_one_person_are_the_most_confused(tmp_path: Path) -> No
 
 def test_who_knows_no_voice_calls_nobody_one_person(tmp_path: Path) -> None:
     found = findings(tmp_path, tiny.files(train=12, test=4, apart=0.0))["speakers most confused"]
+    assert f"These {len(found.figures['pairs'])} pairs cost" in found.meaning
+    assert found.found.count("+") == 5
+    assert found.found.endswith(f"; and {len(found.figures['pairs']) - 5} more")
     assert max(pair["share"] for pair in found.figures["pairs"]) > 0.25
     assert found.ok
 
