@@ -4,18 +4,15 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from kaggle_hw4.board import Board, SubmissionLine
 from kaggle_hw4.ledger import number
-from kaggle_hw4.terminal import stdout
 from kaggle_hw4.views import note_of, score_text, short, table_of
 
 _FIGURES = ("CV", "public", "private", "expected", "z", "ranks")  # the last goes first where the terminal is narrow
-_SHORTEST_NAME = 10  # characters of a line, before a column is given up
-_ANY_WIDTH = 1 << 16
 _LEGEND = (
     "CV: accuracy on whole utterances, out of fold (weights refitted without each fold), with half its 95 % interval. "
     "Expected: 95 % of public scores should lie there; z: how many standard deviations this one is from the middle. "
@@ -23,7 +20,7 @@ _LEGEND = (
 )
 
 
-def board_tables(board: Board, console: Console = stdout, begun: Callable[[str], str] = str) -> Group:
+def board_tables(board: Board, begun: Callable[[str], str] = str) -> Group:
     """Submissions by public score with the course's lines among them, ensembles not sent, then the members.
 
     `begun` completes the commands that a text names.
@@ -37,7 +34,7 @@ def board_tables(board: Board, console: Console = stdout, begun: Callable[[str],
         for line in [*board.submissions, *board.unsent]
     ]
     rows = [cells for _, cells in sorted(lines, key=lambda line: -line[0])]
-    parts: list[Table | Text] = [_fitting(board.competition.slug, rows, console)]
+    parts: list[Table | Text] = [_submissions(board.competition.slug, rows)]
     if board.members:
         members = table_of("member", "CV", "folds", right=("CV", "folds"))
         for member in board.members:
@@ -46,22 +43,12 @@ def board_tables(board: Board, console: Console = stdout, begun: Callable[[str],
     return Group(*parts, *(note_of(begun(note)) for note in _notes(board)), Text(_LEGEND, style="dim"))
 
 
-def _fitting(title: str, rows: list[tuple[str, ...]], console: Console) -> Table:
-    """CV breaks first, before its ±: names are to be copied. Then names break, then columns go, and no figure does."""
-    longest = max((len(cells[0]) for cells in rows), default=0)
-    for count in range(len(_FIGURES), 1, -1):
-        table = table_of("submission", *_FIGURES[:count], right=_FIGURES, title=title)
-        names, cv, *figures = table.columns
-        cv.min_width = len("0.0000")
-        for column in figures:
-            column.no_wrap = True
-        for cells in rows:
-            table.add_row(*cells[: 1 + count], style="dim" if cells[0].startswith("──") else None)
-        wide = table.__rich_measure__(console, console.options.update_width(_ANY_WIDTH)).maximum - len(" ±0.000")
-        names.no_wrap = wide <= console.width
-        names.min_width = _SHORTEST_NAME
-        if wide - max(0, longest - _SHORTEST_NAME) <= console.width:
-            break
+def _submissions(title: str, rows: list[tuple[str, ...]]) -> Table:
+    table = table_of("submission", *_FIGURES, right=_FIGURES, title=title)
+    cv = table.columns[1]
+    cv.no_wrap, cv.min_width = False, len("0.0000")  # it breaks before its ±
+    for cells in rows:
+        table.add_row(*cells, style="dim" if cells[0].startswith("──") else None)
     return table
 
 

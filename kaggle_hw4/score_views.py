@@ -34,7 +34,6 @@ def ensemble_table(made: "Ensemble") -> Group:
 def _members(summary: dict[str, Any]) -> Table:
     columns = ("CV", "loss", "T", "weight", "w/o", "corr.", "diff.")
     table = table_of("member", *columns, right=columns)
-    table.columns[0].no_wrap = True  # to be copied
     for m in summary["members"]:
         table.add_row(
             m["name"] + (" + refit" if m["refit"] else ""),

@@ -1,9 +1,10 @@
 """How results look in a terminal: text and tables for people. What programs read is the commands' `--json`."""
 
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -20,11 +21,45 @@ if TYPE_CHECKING:
     from kaggle_hw4.jobs.plan import Plan
 
 
+_SHORTEST_NAME = 10  # characters of a line, before a column is given up
+_ANY_WIDTH = 1 << 16
+
+
+class _Table(Table):
+    """A table whose figures never break: where the terminal is narrow, a column that has a least width does, then the
+    names in the first one, to be copied, do; and then the last columns go."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        return Table.__rich_console__(self._fitting(console, options.max_width), console, options)
+
+    def _fitting(self, console: Console, width: int) -> "_Table":
+        shown = copy(self)
+        shown.columns = [copy(column) for column in self.columns]
+        names, *others = shown.columns
+        if not any(column.no_wrap for column in others):
+            return shown
+        breaking = [column for column in others if column.min_width]
+        for column in breaking:
+            column.max_width = column.min_width
+        names.no_wrap = shown._natural_width(console) <= width
+        names.min_width = names.max_width = None if names.no_wrap else _SHORTEST_NAME
+        while len(shown.columns) > 2 and shown.columns[-1].no_wrap and shown._natural_width(console) > width:
+            shown.columns.pop()
+        for column in breaking if names.no_wrap else [names]:  # what may be wider, if there is room
+            column.max_width = None
+        return shown
+
+    def _natural_width(self, console: Console) -> int:
+        """Characters of a line where nothing breaks."""
+        return self.__rich_measure__(console, console.options.update_width(_ANY_WIDTH)).maximum
+
+
 def table_of(*columns: str, right: tuple[str, ...] = (), title: str | None = None) -> Table:
-    """An empty table in the style of all of them; the columns in `right` are aligned there."""
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    """An empty table in the style of all of them; the columns in `right` are figures, and aligned there."""
+    table = _Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        figure = column in right
+        table.add_column(column, justify="right" if figure else "left", overflow="fold", no_wrap=figure)
     return table
 
 
