@@ -73,8 +73,9 @@ def score_text(value: float | None) -> str:
 
 
 def short(name: str, most: int = 22) -> str:
-    """A name of at most so many characters: its middle left out if need be."""
-    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"
+    """A name of at most so many characters: what is left out lies before its end, where seed and fold are."""
+    end = most * 2 // 3
+    return name if len(name) <= most else f"{name[: most - end - 1]}…{name[-end:]}"
 
 
 def variants_table(rows: list[dict[str, Any]]) -> Table:

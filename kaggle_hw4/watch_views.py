@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kaggle_hw4.terminal import duration, size
-from kaggle_hw4.views import note_of, table_of
+from kaggle_hw4.views import note_of, short, table_of
 from kaggle_hw4.watch import STATES, JobStatus
 
 _LOOK_SECONDS = 1.0
@@ -84,16 +84,8 @@ def _table(jobs: list[JobStatus], columns: list[str], longest: int) -> Table:
         cells = [_CELLS[column](job) for column in columns]
         style = "dim" if job.state in _QUIET else None
         state = Text(cells[1], _STYLES.get(job.state, ""))
-        table.add_row(_shortened(cells[0], longest), state, *cells[2:], style=style)
+        table.add_row(short(cells[0], longest), state, *cells[2:], style=style)
     return table
-
-
-def _shortened(name: str, longest: int) -> str:
-    """Its middle left out: the variant begins it, seed and fold end it."""
-    if len(name) <= longest:
-        return name
-    end = min(len(name), longest * 2 // 3)
-    return name[: longest - end - 1] + "…" + name[-end:]
 
 
 def _clock(seconds: float) -> str:
