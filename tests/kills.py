@@ -38,6 +38,7 @@ from kaggle_hw4.ledger import Ledger
 from kaggle_hw4.rehearsal.server import client_environment, serve
 from kaggle_hw4.runs import Run
 from kaggle_hw4.training import trainer
+from kaggle_hw4.version import code_version
 from kaggle_hw4.workspace import Workspace, read_json
 
 CHECKPOINT_SECONDS = 0.3
@@ -172,6 +173,7 @@ def content(root: Path) -> dict[str, Any]:
 def prepare() -> None:
     """Make the commands of this process and of those forked from it quick, as said above."""
     torch.set_num_threads(1)
+    code_version()  # kept for all of them: the checkout may change while the tests run
     local._CONTEXT = get_context("fork")  # type: ignore[assignment]
     local.LocalEngine.costs = lambda self, jobs: lambda name, v: Cost(0.01, 1, 1)  # type: ignore[method-assign]
     trainer.CHECKPOINT_SECONDS = CHECKPOINT_SECONDS
