@@ -63,7 +63,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "lr-5e-4": {"lr": 5e-4},
     "no-average": {"ema": 0.0},
     "average-last": {"average_last": 0.2},
-    # Away with what the set `best` does to its crops: of --base ecapa.
+    # Away with what the set `best` does to its crops, and with their length: of --base ecapa.
+    "crop-128": {"crop": 128, "also_crops": ()},
     "no-masks": {"time_mask": 0, "mel_mask": 0},
     "no-noise": {"noise": 0.0},
     "no-colour": {"equaliser": 0.0, "gain": 0.0},

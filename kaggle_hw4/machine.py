@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_REFUSED_ON_A_GPU = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
 
 def usable_cores() -> int:
     """Cores that this process may use, at least 1."""
@@ -31,14 +33,16 @@ def name_torchs_cache() -> None:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Raises MemoryError where the system refuses memory on a CPU: of PyTorch that is a RuntimeError like others."""
+    """Raises MemoryError where PyTorch makes a refusal of memory a RuntimeError like others: the system's on a CPU,
+    and on a GPU what another than its own allocator asked for."""
     try:
         yield
     except RuntimeError as error:
-        _, refused, reason = str(error).partition("DefaultCPUAllocator: ")
-        if not refused:
+        said = str(error)
+        _, _, refused = said.partition("DefaultCPUAllocator: ")
+        if not refused and not any(words in said for words in _REFUSED_ON_A_GPU):
             raise
-        raise MemoryError(reason) from error
+        raise MemoryError(refused or said) from error
 
 
 def give_back_memory() -> None:

@@ -18,6 +18,7 @@ from kaggle_hw4.jobs.calibrate import Cost, measure
 from kaggle_hw4.jobs.plan import Costs, Plan, PlannedJob, job_seconds, last_step, make_plan
 from kaggle_hw4.runs import Job, Run, claim, identity, run_of, with_steps
 from kaggle_hw4.training.capture import COMPILED_SHARE, COMPILING_SECONDS, can_compile, worth_compiling
+from kaggle_hw4.training.schedules import validation_steps
 from kaggle_hw4.variants import Variant, expand, variant
 from kaggle_hw4.views import plan_lines
 from kaggle_hw4.workspace import Workspace, read_json, write_json
@@ -27,7 +28,9 @@ HOUR = 3600.0
 
 
 def per_step(**seconds: float) -> Callable[[str, Variant], Cost]:
-    return lambda name, v: Cost(seconds.get(name.split("-")[0], 0.1), 1, 1000)
+    """A prediction takes a third of the time of a step."""
+    of = lambda name: seconds.get(name.split("-")[0], 0.1)  # noqa: E731
+    return lambda name, v: Cost(of(name), 1, 1000, frame=of(name) / (v.batch * v.crop) / 3)
 
 
 COSTS = per_step(transformer=0.1, conformer=0.2)
@@ -193,6 +196,7 @@ def test_calibration_times_real_steps(data: tuple[Store, Folds]) -> None:
     assert 0 < cost.step < 10
     assert cost.together == 1  # on CPU
     assert cost.parameters > 10_000
+    assert 0 < cost.frame < cost.step  # a step is of thousands of frames
 
 
 @pytest.mark.parametrize("minutes", [3, 5, 8])
@@ -226,6 +230,19 @@ def test_what_a_kill_between_two_checkpoints_left_is_begun(tmp_path: Path) -> No
     assert last_step(run) == 0
     run.previous_checkpoint.touch()
     assert last_step(run) == 40
+
+
+def test_each_job_predicts_by_itself(data: tuple[Store, Folds]) -> None:
+    store, folds = data
+    job = Job("v", with_steps(variant("sample"), 100), 0, 0)
+    held_out, test = (int(store.lengths[rows].sum()) for rows in (folds.validation_rows(0), store.test_rows))
+    cost, alone = Cost(0.5, 5, 1000, frame=0.01), Cost(0.5, 5, 1000)
+    done = [job_seconds(job, 100, cost, store, folds, together) for together in (1, 5)]
+    assert done == pytest.approx([0.01 * (held_out + test)] * 2)
+    looks = len(validation_steps(job.variant, held_out))
+    begun, without = (job_seconds(job, 0, c, store, folds, 5) for c in (cost, alone))
+    assert without == pytest.approx(100 * 0.5 / 5)
+    assert begun - without == pytest.approx(0.01 * ((looks + 1) * held_out + test))
 
 
 def test_a_last_stage_of_longer_crops_takes_longer(data: tuple[Store, Folds]) -> None:

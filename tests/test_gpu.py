@@ -5,6 +5,7 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -12,6 +13,12 @@ from jobs_done import Session, small, trainer_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kaggle_hw4 import variants, verbs
+from kaggle_hw4.data.crops import Frames
+from kaggle_hw4.errors import UsageError
+from kaggle_hw4.jobs import calibrate
+from kaggle_hw4.jobs.plan import choose_device
+from kaggle_hw4.machine import memory_errors
+from kaggle_hw4.recipe import Variant
 from kaggle_hw4.runs import Job
 from kaggle_hw4.training import session as session_module
 from kaggle_hw4.training.capture import Graphs, Kind
@@ -107,11 +114,65 @@ def test_predicting_names_one_of_the_gpus(session: Session, monkeypatch: pytest.
     def choose(device: torch.device) -> None:
         raise Chosen(str(device))
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("kaggle_hw4.jobs.plan.choose_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", choose)
     with pytest.raises(Chosen, match="cuda:0"):
-        verbs.predict(Workspace(tmp_path))
+        verbs.predict(Workspace(tmp_path), device="cuda")
+
+
+def test_a_gpu_that_is_of_no_use_to_this_pytorch_is_no_gpu_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nFor debugging …")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", refuse)
+    with pytest.raises(UsageError, match=r"--device auto cannot be used: .*no kernel image") as error:
+        choose_device("auto")
+    assert "debugging" not in error.value.cause
+    assert "--device cpu" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    "said", ["CUDA error: out of memory\nCUDA kernel errors", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"]
+)
+def test_memory_that_a_library_of_the_gpu_was_refused_is_memory(said: str) -> None:
+    with pytest.raises(MemoryError, match=said.split("\n")[0]), memory_errors():
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="misaligned"), memory_errors():
+        raise RuntimeError("CUDA error: misaligned address")
+
+
+def test_an_error_of_the_gpu_is_not_taken_for_the_compilers(session: Session) -> None:
+    broken = trainer_of(session, small("sample", dropout=0.0), [0])
+    broken.compiled = True
+    broken._graphs = Breaking(broken, torch.AcceleratorError("CUDA error: unknown"))  # type: ignore[assignment]
+    with pytest.raises(torch.AcceleratorError):  # its process is of no more use
+        broken.train_step()
+
+
+@pytest.mark.parametrize("sharing", [1, 2])
+def test_each_process_on_a_gpu_has_the_data_and_its_context_for_itself(
+    session: Session, monkeypatch: pytest.MonkeyPatch, sharing: int
+) -> None:
+    """Measured are two models with the longest crops: of 1 GB each, where 16 GB are free."""
+    frames, gigabyte = Frames(session.store, torch.device("cpu")), 10**9
+    made: list[tuple[int, int]] = []
+
+    def trainer(v: Variant, frames: Frames, models: int, capture: bool) -> Any:
+        made.append((v.longest_crop, models))
+        return MagicMock()
+
+    monkeypatch.setattr(calibrate, "_trainer", trainer)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: gigabyte)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: gigabyte + 2 * gigabyte)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (16 * gigabyte, 0))
+    v = small("sample", also_crops=(40,), final_share=0.1, final_crop=60)
+    fitting = calibrate._fitting(v, frames, 5, sharing)
+    assert made == [(60, 2)]
+    assert fitting == {1: 13, 2: 6}[sharing]  # 0.85 × 16 GB, and the half of it less a context
 
 
 def test_where_a_model_diverges_no_two_trainers_are_in_memory(

@@ -128,6 +128,24 @@ def test_a_worker_that_hangs_is_replaced(
     assert artefacts(root, folds=[0]) == undisturbed[:3]
 
 
+def test_after_a_bug_the_next_group_gets_a_new_worker(root: Path) -> None:
+    """The old one may be of no more use, as after an error of its GPU."""
+    workspace = Workspace(root)
+    store = open_store(workspace.store)
+    make_folds(store, workspace.folds_file)
+    engine = LocalEngine(workspace, store, torch.device("cpu"), 1, Options())
+    numbers, answers = [], []
+    try:
+        for number in (0, 1):
+            assert engine.start(number, ["no job"], None)  # type: ignore[list-item]
+            numbers.append(engine._workers[0].process.pid)
+            until(lambda: answers.extend(engine.answers()) or len(answers) == len(numbers))
+    finally:
+        engine.close()
+    assert numbers[0] != numbers[1]
+    assert [type(answer) for _, answer in answers] == [RuntimeError, RuntimeError]
+
+
 def test_each_gpu_gets_a_worker_of_its_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     used: list[torch.device] = []

@@ -174,7 +174,7 @@ def test_calibration_out_of_memory_plans_fewer_models(session: Session, monkeypa
         return Cost(0.1, models, 1000)
 
     monkeypatch.setattr(calibrate, "Frames", lambda store, device: None)
-    monkeypatch.setattr(calibrate, "_fitting", lambda variant, frames, sharing: 7 // sharing)
+    monkeypatch.setattr(calibrate, "_fitting", lambda variant, frames, wanted, sharing: 7 // sharing)
     monkeypatch.setattr(calibrate, "_trainer", lambda variant, frames, models: models)
     monkeypatch.setattr(calibrate, "_timed", timed)
     cuda = torch.device("cuda")

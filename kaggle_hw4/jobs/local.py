@@ -97,7 +97,11 @@ class LocalEngine:
             number, worker.number = worker.number, None
             assert number is not None, "it is busy"
             try:
-                answers.append((number, pipe.recv()))
+                answer = pipe.recv()
+                answers.append((number, answer))
+                if isinstance(answer, Exception) and not isinstance(answer, HW4Error):
+                    worker.process.kill()  # after a bug CUDA may be of no more use to it: the next group gets a new one
+                    self._remove(place)
             except (EOFError, OSError):
                 self._remove(place)
                 code = worker.process.exitcode or 0
@@ -165,6 +169,8 @@ def _serve(pipe: Connection, stop: Any, signs: Any, root: Path, device: torch.de
         if stop.value:
             return  # the checkpoints are written; nobody waits for the answer, or the job is not done
         pipe.send(answer)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # to others on the same GPU
 
 
 def _end_with_parent(stop: Any) -> None:

@@ -85,19 +85,20 @@ def wall_time(seconds: Iterable[float], workers: int) -> float:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` (the GPU where there is one), `cpu`, `cuda`, `cuda:1` … Raises UsageError when it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """`auto` (the GPU where there is one), `cpu`, `cuda`, `cuda:1` … Raises UsageError when it is not there, or is of
+    no use to this PyTorch, which may be built for newer GPUs only."""
+    named = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", named):
             raise RuntimeError("there is no such device")
-        device = torch.device(name)
-        torch.empty(1, device=device)
+        device = torch.device(named)
+        torch.ones(1, device=device).add(1).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0].split(". ")[0]
-        raise UsageError(
-            f"--device {name} cannot be used: {reason}", "Use --device auto, cpu, cuda, or cuda:1 and so on."
-        ) from error
+        remedy = "Use --device auto, cpu, cuda, or cuda:1 and so on."
+        if name == "auto":
+            remedy = "Use --device cpu, or a PyTorch that is built for this GPU."
+        raise UsageError(f"--device {name} cannot be used: {reason}", remedy) from error
     return device
 
 
@@ -231,8 +232,8 @@ def last_step(run: Run) -> int:
 def job_seconds(job: Job, done: int, cost: Cost, store: Store, folds: Folds, together: int) -> float:
     """The steps and predictions still to come of one of `together` jobs: its share of them.
 
-    A forward pass costs a third of a step, and a step of the last stage takes longer than those measured as its crops
-    are longer. Steps of fewer jobs than were measured are counted like those: they do not take longer.
+    A step of the last stage takes longer than those measured as its crops are longer. Steps of fewer jobs than were
+    measured are counted like those: they do not take longer. Each job predicts by itself.
     """
     held_out = int(store.lengths[folds.validation_rows(job.fold)].sum())
     looks = sum(step > done for step in validation_steps(job.variant, held_out))
@@ -243,4 +244,4 @@ def job_seconds(job: Job, done: int, cost: Cost, store: Store, folds: Folds, tog
     if cost.compiles and worth_compiling(v, together) and done < v.steps:
         steps *= COMPILED_SHARE
         compiling = COMPILING_SECONDS * len({*v.crop_lengths, v.final_crop or v.crop})
-    return (cost.step * (steps + predicted / (v.batch * measured) / 3) + compiling) / together
+    return (cost.step * steps + compiling) / together + cost.frame * predicted

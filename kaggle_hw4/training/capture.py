@@ -60,8 +60,8 @@ class Graphs:
         # Detached: a copy that remembers the weights would bind their gradient to the stream of now, not the graph's.
         before = [tensor.detach().clone() for tensor in changed()]
         random_state = torch.cuda.get_rng_state(self._device)
+        side = torch.cuda.Stream(self._device)
         try:
-            side = torch.cuda.Stream(self._device)
             side.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(side):
                 for _ in range(3):
@@ -71,6 +71,7 @@ class Graphs:
             with torch.cuda.graph(graph, pool=self._pool):
                 step(*kind)
         finally:
+            torch.cuda.current_stream(self._device).wait_stream(side)  # where it broke off, too
             with torch.no_grad():
                 for tensor, value in zip(changed(), before, strict=True):
                     tensor.copy_(value)

@@ -34,12 +34,13 @@ def with_margin(logits: Tensor, labels: Tensor, margin: Tensor, v: Variant) -> T
     AM-softmax (Wang et al. 2018) lowers the cosine, AAM-softmax (Deng et al. 2019) adds to the angle; where
     that would pass 180° it lowers the cosine too, so that it never rises again.
     """
-    places = labels[:, None]
-    cosine = logits.gather(1, places) / v.scale
+    # Not gathered and scattered by index, which --deterministic does on a GPU in a way that cannot be captured.
+    true = labels[:, None] == torch.arange(logits.shape[1], device=logits.device)
+    cosine = logits.where(true, 0.0).sum(1, keepdim=True) / v.scale
     if v.head == "am-softmax":
         lowered = cosine - margin
     else:
         sine = (1 - cosine.square()).clamp(min=_LEAST_SQUARE).sqrt()
         turned = cosine * margin.cos() - sine * margin.sin()
         lowered = torch.where(cosine > -margin.cos(), turned, cosine - margin * margin.sin())
-    return logits.scatter(1, places, v.scale * lowered)
+    return torch.where(true, v.scale * lowered, logits)

@@ -214,6 +214,7 @@ class _Training:
             del self.trainer
             if healthy:
                 self.trainer = self._trainer(states)
+            del states  # they would stay on the GPU as long as the training
         for m, job in enumerate(self.jobs):
             try:
                 self._finish(m)

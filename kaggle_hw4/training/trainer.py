@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from kaggle_hw4.workspace import atomic_path
 
 CHECKPOINT_SECONDS = 30.0  # a crash costs at most this much training, and the write
 _PLANNED_STEPS = 256  # steps whose batches are drawn and sent to the device at once
+# Errors that are no compiler's; before PyTorch 2.8 the second was a RuntimeError like others.
+_OF_THE_GPU = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 State = dict[str, Any]
 
 
@@ -60,9 +63,8 @@ class Trainer:
         self.group = Group(variant, len(frames.store.speakers), seeds, device)
         self.average = self.group.weights.detach().clone()
         self.average_buffers = {name: buffer.clone() for name, buffer in self.group.buffers.items()}
-        self._rates = torch.tensor(
-            [variant.lr, 1.0, 0.0], device=device
-        )  # learning rate, weight of the average, margin
+        # Learning rate, weight of the average, margin.
+        self._rates = torch.tensor([variant.lr, 1.0, 0.0], device=device)
         weights = self.group.weights
         on_gpu = device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
@@ -111,7 +113,7 @@ class Trainer:
         """The step as a graph; of what is not compiled, where the compiler fails."""
         try:
             graphs.step(kind)
-        except torch.OutOfMemoryError:
+        except _OF_THE_GPU:
             raise
         except Exception as error:  # whatever a compiler raises, as where the machine has none for C
             if not self.compiled:
@@ -128,16 +130,8 @@ class Trainer:
         drawn = [sampler.batches(self._planned.start, self._planned.stop, self._crops) for sampler in self.samplers]
         # (steps, [starts, lengths, labels], models, batch)
         table = torch.from_numpy(np.stack([np.stack(batches, axis=1) for batches in drawn], axis=2))
-        rates = torch.tensor(
-            [
-                [
-                    learning_rate(step, peak=v.lr, warmup=v.warmup, steps=v.steps),
-                    average_weight(step, v),
-                    margin(step, v),
-                ]
-                for step in self._planned
-            ]
-        )
+        rate = partial(learning_rate, peak=v.lr, warmup=v.warmup, steps=v.steps)
+        rates = torch.tensor([[rate(step), average_weight(step, v), margin(step, v)] for step in self._planned])
         short = (table[:, 1] < torch.from_numpy(self._crops)[:, None, None]).flatten(1).any(1)
         padded = short.numpy() & (not v.start_over)
         self._padded = padded | (self.compiled and not v.start_over)  # one kind: each is compiled by itself
