@@ -63,7 +63,8 @@ ROWS: dict[str, dict[str, Any]] = {
     "lr-5e-4": {"lr": 5e-4},
     "no-average": {"ema": 0.0},
     "average-last": {"average_last": 0.2},
-    # Away with what the set `best` does to its crops, and with their length: of --base ecapa.
+    # Away with parts of the set `best`, of --base ecapa: its head, the length of its crops, what is done to them.
+    "linear-head": {"head": "linear", "margin": 0.0, "margin_ramp": 0.0},
     "crop-128": {"crop": 128, "also_crops": ()},
     "no-masks": {"time_mask": 0, "mel_mask": 0},
     "no-noise": {"noise": 0.0},
