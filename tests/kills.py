@@ -38,6 +38,7 @@ from kaggle_hw4.ledger import Ledger
 from kaggle_hw4.rehearsal.server import client_environment, serve
 from kaggle_hw4.runs import Run
 from kaggle_hw4.training import trainer
+from kaggle_hw4.training.checkpoints import load_checkpoint
 from kaggle_hw4.version import code_version
 from kaggle_hw4.workspace import Workspace, read_json
 
@@ -121,7 +122,7 @@ def check_whole(root: Path) -> None:
     for folder in root.glob("runs/*/*"):
         run = Run(folder)
         for checkpoint in (run.checkpoint, run.previous_checkpoint):
-            _if_there(checkpoint, trainer.load_checkpoint)
+            _if_there(checkpoint, load_checkpoint)
         _if_there(run.weights, load_file)
         _if_there(run.oof, np.load)
         _if_there(run.test, np.load)
@@ -149,7 +150,7 @@ def lost_seconds(root: Path) -> float:
         logged = [line["seconds"] for line in run.log_lines() if "seconds" in line]
         if logged and not run.weights.exists():
             checkpoints = [path for path in (run.checkpoint, run.previous_checkpoint) if path.exists()]
-            kept = max((trainer.load_checkpoint(path)["seconds"] for path in checkpoints), default=0.0)
+            kept = max((load_checkpoint(path)["seconds"] for path in checkpoints), default=0.0)
             lost.append(logged[-1] - kept)
     return max(lost)
 

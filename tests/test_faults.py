@@ -30,8 +30,8 @@ from kaggle_hw4.folds import load_folds
 from kaggle_hw4.ledger import Ledger, Row
 from kaggle_hw4.runs import Job, Run, run_of
 from kaggle_hw4.training.artefacts import trained_model
+from kaggle_hw4.training.checkpoints import load_checkpoint, save_checkpoint
 from kaggle_hw4.training.stopping import Stopped
-from kaggle_hw4.training.trainer import load_checkpoint, save_checkpoint
 from kaggle_hw4.workspace import storage_errors, write_text
 
 

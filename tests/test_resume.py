@@ -20,6 +20,7 @@ from kaggle_hw4.jobs.calibrate import Cost
 from kaggle_hw4.jobs.plan import make_plan
 from kaggle_hw4.runs import Job, claim, identity, job_of, run_of, with_steps
 from kaggle_hw4.training import trainer
+from kaggle_hw4.training.checkpoints import load_checkpoint, saved_groups
 from kaggle_hw4.training.session import do_jobs
 from kaggle_hw4.training.stopping import Stopped
 from kaggle_hw4.variants import variant
@@ -73,6 +74,35 @@ def test_checkpoints_that_a_kill_left_beside_the_result_are_removed(tmp_path: Pa
     assert done.folder == run.folder
     assert not run.checkpoint.exists()
     assert not run.previous_checkpoint.exists()
+
+
+def test_a_kill_between_the_checkpoints_of_a_group_leaves_it_one_group(session: Session) -> None:
+    """As two, at two steps, they would take twice as long on a GPU."""
+    jobs = [Job("sample", small("sample", steps=30), 0, fold) for fold in (0, 1)]
+    calm = copy_of(session, "calm")
+    assert calm.do_together(jobs) == {}
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            session.do_together(jobs, after(8))
+    runs = [run_of(session.workspace, job) for job in jobs]
+    first, second = (load_checkpoint(path)["step"] for path in (runs[0].previous_checkpoint, runs[0].checkpoint))
+    assert 0 < first < second < 30
+
+    def steps() -> list[list[int]]:
+        groups = saved_groups(session.workspace, jobs, session.store, session.folds)
+        return [[state["step"] for state in states] for _, states in groups]
+
+    assert steps() == [[second, second]]
+    runs[1].previous_checkpoint.replace(runs[1].checkpoint)  # its second one was not written any more
+    assert steps() == [[first, first]]
+    whole = runs[0].previous_checkpoint.read_bytes()
+    runs[0].previous_checkpoint.write_bytes(whole[:1000])
+    assert steps() == [[second], [first]]
+    runs[0].previous_checkpoint.write_bytes(whole)
+    assert session.do_together(jobs) == {}
+    for job, run in zip(jobs, runs, strict=True):
+        assert run.read_result()["together"] == 2
+        assert run.weights.read_bytes() == run_of(calm.workspace, job).weights.read_bytes()
 
 
 def test_checkpoints_come_with_the_clock(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from pathlib import Path
 
 import torch
 from safetensors.torch import save
@@ -16,12 +15,12 @@ from kaggle_hw4.folds import Folds
 from kaggle_hw4.inference import accuracy, predict
 from kaggle_hw4.machine import memory_errors
 from kaggle_hw4.runs import Job, Run, claim, identity, run_of
-from kaggle_hw4.terminal import say
 from kaggle_hw4.training.artefacts import GENTLER, UnusableModel, hardware, write_logits
+from kaggle_hw4.training.checkpoints import checkpoints_of, next_checkpoint, saved_groups, start_over
 from kaggle_hw4.training.logs import forget_failure, forget_peak, gpu_memory, log_failure, log_from
 from kaggle_hw4.training.schedules import validation_steps
 from kaggle_hw4.training.stopping import Stopped, locked, stopping
-from kaggle_hw4.training.trainer import Diverged, State, Trainer, load_checkpoint, save_checkpoint
+from kaggle_hw4.training.trainer import Diverged, State, Trainer
 from kaggle_hw4.version import code_version
 from kaggle_hw4.workspace import Workspace, atomic_path, file_hash
 
@@ -35,11 +34,11 @@ def announce(workspace: Workspace, jobs: list[Job], store: Store, folds: Folds) 
     """
     for job in jobs:
         run = run_of(workspace, job)
-        if run.finished and not _checkpoints([run]):
+        if run.finished and not checkpoints_of([run]):
             continue
         with suppress(Stopped), locked(run, lambda: True):
             claim(run, identity(job, store, folds))
-            for path in _checkpoints([run]) if run.finished else []:
+            for path in checkpoints_of([run]) if run.finished else []:
                 path.unlink()
 
 
@@ -77,7 +76,7 @@ def do_jobs(
         try:
             with memory_errors():
                 frames = Frames(store, device)
-                parts = _by_step([(job, _saved(workspace, job, store, folds)) for job in todo])
+                parts = saved_groups(workspace, todo, store, folds)
                 left = [sum(job.variant.steps for job in together) - _steps(states) for together, states in parts]
                 for number, (together, states) in enumerate(parts):
                     end = part_of(until, left[number], sum(left[number + 1 :]))
@@ -91,54 +90,6 @@ def do_jobs(
                 log_failure(run_of(workspace, job), error)
             raise
     return failures
-
-
-def _saved(workspace: Workspace, job: Job, store: Store, folds: Folds) -> State | None:
-    """The job's checkpoint, or the previous one where that is missing or damaged; None when it has neither."""
-    run = run_of(workspace, job)
-    damaged: list[str] = []
-    for path in _checkpoints([run]):
-        try:
-            state = load_checkpoint(path)
-            break
-        except DataError as error:
-            damaged.append(error.cause)
-    else:
-        if damaged:
-            raise DataError("; ".join(damaged), _start_over([run]))
-        return None
-    if damaged:
-        say(f"{damaged[0]}: {job} goes on from {path}")
-        run.checkpoint.unlink()  # or it would become the previous one
-    expected = identity(job, store, folds)["hash"]
-    if state["run"] != expected:
-        there, ours = state.get("architecture"), job.variant.architecture
-        cause = f"belongs to the run {state['run']}, not {expected}"
-        if there not in (None, ours):
-            cause = f"holds another model ({there}) than {job} trains ({ours})"
-        raise DataError(f"{path} {cause}", "Delete it: this training goes on from the one before, or starts over.")
-    return state
-
-
-def _checkpoints(runs: list[Run]) -> list[Path]:
-    """Those that are there, of each run the newest first."""
-    return [path for run in runs for path in (run.checkpoint, run.previous_checkpoint) if path.exists()]
-
-
-def _start_over(runs: list[Run]) -> str:
-    """What to do where checkpoints are of no use: all of them, or the next would be refused in the same way."""
-    starts = "these trainings start" if len(runs) > 1 else "this training starts"
-    return f"Delete {', '.join(map(str, _checkpoints(runs)))}: {starts} over."
-
-
-def _by_step(jobs: list[tuple[Job, State | None]]) -> list[tuple[list[Job], list[State]]]:
-    """The jobs in groups that stand at the same step, with their states (none at step 0)."""
-    groups: dict[int, tuple[list[Job], list[State]]] = {}
-    for job, state in jobs:
-        members, states = groups.setdefault(state["step"] if state else 0, ([], []))
-        members.append(job)
-        states += [state] if state else []
-    return list(groups.values())
 
 
 def _steps(states: list[State]) -> int:
@@ -188,9 +139,9 @@ class _Training:
             try:
                 trainer.restore(states)
             except (KeyError, ValueError, RuntimeError) as error:
-                where = _checkpoints(self.runs)[0]
+                where = checkpoints_of(self.runs)[0]
                 raise DataError(
-                    f"{where} does not fit this version of kaggle-hw4: {error}", _start_over(self.runs)
+                    f"{where} does not fit this version of kaggle-hw4: {error}", start_over(self.runs)
                 ) from error
         return trainer
 
@@ -273,10 +224,7 @@ class _Training:
     def _save(self) -> None:
         for m, (job, run) in enumerate(zip(self.jobs, self.runs, strict=True)):
             made_from = identity(job, self.store, self.folds)["hash"]
-            # Renamed first: a kill while the new one is written costs no more than one before it.
-            if run.checkpoint.exists():
-                run.checkpoint.replace(run.previous_checkpoint)
-            save_checkpoint(run.checkpoint, self.trainer.state(m) | {"run": made_from})
+            next_checkpoint(run, self.trainer.state(m) | {"run": made_from})
 
     def _finish(self, m: int) -> None:
         """Write what is left of job `m`: weights, logits, result."""
@@ -296,5 +244,5 @@ class _Training:
             "weights": file_hash(run.weights),
         }
         write_logits(run, model, job, self.folds, self.frames, training, stopping(self.should_stop))
-        for path in _checkpoints([run]):
+        for path in checkpoints_of([run]):
             path.unlink()

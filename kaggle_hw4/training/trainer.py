@@ -1,10 +1,8 @@
 """The training loop of a group of models, and the state from which each of them goes on."""
 
-import io
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +10,7 @@ import torch
 from torch import Tensor
 
 from kaggle_hw4.data.crops import CropSampler, Frames
-from kaggle_hw4.data.saved import load_saved
-from kaggle_hw4.errors import DataError, first_line
+from kaggle_hw4.errors import first_line
 from kaggle_hw4.models.classifier import SpeakerClassifier
 from kaggle_hw4.recipe import Variant
 from kaggle_hw4.terminal import say
@@ -23,7 +20,6 @@ from kaggle_hw4.training.group import Group
 from kaggle_hw4.training.losses import losses as losses_of
 from kaggle_hw4.training.precision import LossScale, precision
 from kaggle_hw4.training.schedules import average_weight, crop_lengths, learning_rate, margin
-from kaggle_hw4.workspace import atomic_path
 
 CHECKPOINT_SECONDS = 30.0  # a crash costs at most this much training, and the write
 _PLANNED_STEPS = 256  # steps whose batches are drawn and sent to the device at once
@@ -272,23 +268,3 @@ class Trainer:
                 began = saved = time.monotonic()
         save()
         return True
-
-
-def save_checkpoint(path: Path, state: State) -> None:
-    """Write a checkpoint, whole or not at all."""
-    buffer = io.BytesIO()  # torch.save reports a full disk as something else than an OSError
-    torch.save(state, buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
-
-
-def load_checkpoint(path: Path) -> State:
-    """The state saved there, on the CPU. Raises DataError when the file is not a checkpoint."""
-    try:
-        content = path.read_bytes()
-        state: State = load_saved(content, len(content))
-        if not isinstance(state, dict) or "run" not in state:
-            raise ValueError("it is none of a training")
-        return state
-    except Exception as error:  # torch.load raises whatever its readers do
-        raise DataError(f"{path} cannot be read ({first_line(error)})") from error
