@@ -23,7 +23,7 @@ class Group:
             torch.manual_seed(seed)
             models.append(SpeakerClassifier(variant, n_speakers))
         self._new: Callable[[], SpeakerClassifier] = lambda: SpeakerClassifier(variant, n_speakers)
-        self._skeleton = models[0].to(device)  # its code runs on the tensors below, never on its own
+        self._skeleton = models[0].to(device)  # in training mode; its code runs on the tensors below, never on its own
         self._products: set[str] = set()  # weights of what autocast computes in bf16 or fp16
         for path, module in self._skeleton.named_modules():
             if hasattr(module, "stacked"):
@@ -42,7 +42,6 @@ class Group:
 
     def __call__(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Logits (M, batch, speakers) in training mode of log-mels (M, batch, time, 40), `lengths` (M, batch)."""
-        self._skeleton.train()
         weights = self._named(self.weights)
         if len(self) == 1:  # alone: the plain call; vmap adds nothing to it but its own work
             tensors = {name: tensor.squeeze(0) for name, tensor in (weights | self.buffers).items()}
