@@ -4,11 +4,11 @@
     python -m benchmarks.ablate [--base VARIANT]       (lists the rows that change it)
     python -m benchmarks.ablate --docs                 (writes the table from the figures)
 
-Run i trains on all folds but i, with seed i: base and change see the same crops in the same order, and
-name the same held-out utterances whole. One thread. Two changes are joined as `mixed-crops+noise`. What a
-change costs is measured by itself: steps of both, taking turns (benchmarks/ablation_times.py). Runs lie in
-DIR/ablations; what is done is not done again, and a run that was stopped goes on. Start the command twice to
-use two cores: they share the work.
+Run i trains on all folds but i, with seed i: base and change see the same crops in the same order, and name
+the same held-out utterances whole. One thread. Two changes are joined as `mixed-crops+noise`, those of a
+base as `--base ecapa+long-crops`. What a change costs is measured by itself: steps of both, taking turns
+(benchmarks/ablation_times.py). Runs lie in DIR/ablations; what is done is not done again, and a run that
+was stopped goes on. Start the command twice to use two cores: they share the work.
 """
 
 import json
@@ -25,7 +25,7 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from benchmarks import run_command, write_between
-from benchmarks.ablation_rows import ROWS, changes, words
+from benchmarks.ablation_rows import ROWS, base_of, changes, words
 from benchmarks.ablation_times import step_ratio
 from kaggle_hw4.data.store import Store, open_store
 from kaggle_hw4.errors import UsageError
@@ -38,7 +38,6 @@ from kaggle_hw4.runs import Job, run_of, with_steps
 from kaggle_hw4.terminal import say
 from kaggle_hw4.training.artefacts import hardware
 from kaggle_hw4.training.session import do_jobs
-from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import Workspace, read_json, write_json
 
 _HERE = Path(__file__).resolve().parent
@@ -68,7 +67,7 @@ def main(
         figures = [figure for figure in load(output) if figure["row"] in ("base", *rows)]
         print(table(figures, load(times_beside(output))))
     else:
-        changed = {row: words(row, variant(base)) for row in ROWS}
+        changed = {row: words(row, base_of(base)) for row in ROWS}
         print("\n".join(f"{row:22} {fields}" for row, fields in changed.items() if fields))
 
 
@@ -89,12 +88,11 @@ def screen(rows: list[str], root: Path | None, steps: int, base: str, pairs: int
     folds = load_folds(store, workspace.folds_file)
     if pairs > folds.k:
         raise UsageError(f"{pairs} pairs need as many folds; there are {folds.k}", "Choose fewer --pairs.")
-    recipes = {"base": variant(base)}
-    for row in rows:
-        try:
-            recipes[row] = replace(recipes["base"], **changes(row))
-        except KeyError as error:
-            raise UsageError(f"no row {error.args[0]!r}", f"There are: {', '.join(ROWS)}.") from None
+    try:
+        recipes = {"base": base_of(base)}
+        recipes |= {row: replace(recipes["base"], **changes(row)) for row in rows}
+    except KeyError as error:
+        raise UsageError(f"no row {error.args[0]!r}", f"There are: {', '.join(ROWS)}.") from None
     recipes = {row: with_steps(v, steps) for row, v in recipes.items()}
     for row, v in recipes.items():
         check_fits(row, v, store)

@@ -1,6 +1,6 @@
 """The rows of docs/ablations.md: one change each, as fields of the base's recipe."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from kaggle_hw4.recipe import Variant
@@ -63,9 +63,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "lr-5e-4": {"lr": 5e-4},
     "no-average": {"ema": 0.0},
     "average-last": {"average_last": 0.2},
-    # Away with parts of the set `best`, of --base ecapa: its head, the length of its crops, what is done to them.
+    # Other parts of the set `best`, of --base ecapa: its head, the length of its crops, what is done to them.
     "linear-head": {"head": "linear", "margin": 0.0, "margin_ramp": 0.0},
-    "crop-128": {"crop": 128, "also_crops": ()},
+    "long-crops": {"crop": 200, "also_crops": (250, 300)},
     "no-masks": {"time_mask": 0, "mel_mask": 0},
     "no-noise": {"noise": 0.0},
     "no-colour": {"equaliser": 0.0, "gain": 0.0},
@@ -75,6 +75,12 @@ ROWS: dict[str, dict[str, Any]] = {
 def changes(row: str) -> dict[str, Any]:
     """The fields that a row, or several joined by "+", changes. KeyError for an unknown one."""
     return {field: value for part in row.split("+") for field, value in ROWS[part].items()}
+
+
+def base_of(base: str) -> Variant:
+    """A registered variant, or one that rows change first: `ecapa+long-crops`. KeyError for an unknown row."""
+    name, _, rows = base.partition("+")
+    return replace(variant(name), **changes(rows)) if rows else variant(name)
 
 
 def words(row: str, base: Variant) -> str:

@@ -172,8 +172,6 @@ def ecapa() -> Variant:
         head="aam-softmax",
         margin=0.2,
         margin_ramp=0.3,
-        crop=200,
-        also_crops=(250, 300),
         start_over=True,
         time_mask=15,
         mel_mask=6,

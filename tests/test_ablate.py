@@ -11,7 +11,7 @@ import tiny
 from filelock import FileLock
 
 from benchmarks import ablate, run_command
-from benchmarks.ablation_rows import ROWS, changes, words
+from benchmarks.ablation_rows import ROWS, base_of, changes, words
 from kaggle_hw4.data.store import open_store
 from kaggle_hw4.folds import make_folds
 from kaggle_hw4.inference import log_loss
@@ -23,9 +23,18 @@ BASE = variant("conformer-full")
 
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_changes_the_report_or_the_strong_set(row: str) -> None:
-    base = variant("ecapa") if row.startswith("no-") and row != "no-average" else BASE
+    strong = row == "linear-head" or (row.startswith("no-") and row != "no-average")
+    base = base_of("ecapa") if strong else BASE
     assert replace(base, **changes(row)) != base
     assert words(row, base)
+
+
+def test_a_base_may_be_changed_by_rows_first() -> None:
+    assert base_of("ecapa") == variant("ecapa")
+    assert base_of("ecapa+long-crops+no-masks").crop_lengths == (200, 250, 300)
+    assert base_of("ecapa+long-crops+no-masks").time_mask == 0
+    with pytest.raises(KeyError, match="longer"):
+        base_of("ecapa+longer")
 
 
 def figure(row: str, pair: int, accuracy: float, *, steps: int = 100) -> ablate.Figure:
@@ -70,7 +79,7 @@ def made_small(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny.store(root)
     workspace = Workspace(root)
     make_folds(open_store(workspace.store), workspace.folds_file, k=3)
-    monkeypatch.setattr(ablate, "variant", lambda name: replace(variant(name), crop=16, batch=4, layers=1, d_model=16))
+    monkeypatch.setattr(ablate, "base_of", lambda name: replace(variant(name), crop=16, batch=4, layers=1, d_model=16))
     return root / "figures.json"
 
 
