@@ -46,7 +46,7 @@ from kaggle_hw4.rehearsal.server import build_app
 from kaggle_hw4.runs import Job, Run, claim, identity, job_of, run_of
 from kaggle_hw4.submission_file import load_submission
 from kaggle_hw4.training.artefacts import trained_model
-from kaggle_hw4.training.trainer import load_checkpoint, save_checkpoint
+from kaggle_hw4.training.checkpoints import load_checkpoint, save_checkpoint
 from kaggle_hw4.variants import variant
 from kaggle_hw4.workspace import file_hash, with_checksum, write_json
 
