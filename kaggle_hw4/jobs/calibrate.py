@@ -83,9 +83,9 @@ def _timed(trainer: Trainer) -> Cost:
 
     train(lengths if device.type == "cuda" else 1)  # a GPU captures a graph for each
     step = min(_seconds(lambda: train(steps), device) for _ in range(_GPU_ROUNDS if device.type == "cuda" else 1))
-    rows = _typical(frames)
-    predict(trainer.averaged(0), frames, rows)
-    frame = _seconds(lambda: predict(trainer.averaged(0), frames, rows), device) / int(frames.lengths[rows].sum())
+    model, rows = trainer.averaged(0), _typical(frames)
+    predict(model, frames, rows)  # what PyTorch makes once
+    frame = _seconds(lambda: predict(model, frames, rows), device) / int(frames.lengths[rows].sum())
     parameters = trainer.group.weights.shape[1]
     return Cost(step / steps, len(trainer.seeds), parameters, can_compile(device), frame)
 
